@@ -1,0 +1,72 @@
+"""Callbacks for PyTorch Lightning that say what is wrong with a training run.
+
+Public names are imported when they are first used: ``import lightning_diag`` alone imports neither
+torch nor Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_diag.doctor import Doctor
+    from lightning_diag.finding import Evidence, Finding
+    from lightning_diag.history import History
+    from lightning_diag.monitors.activation import ActivationMonitor
+    from lightning_diag.monitors.dead_relu import DeadReLUTracker
+    from lightning_diag.monitors.gradient import GradientMonitor
+    from lightning_diag.monitors.loss import LossMonitor
+    from lightning_diag.monitors.update_ratio import UpdateRatioLogger
+    from lightning_diag.record import Record
+    from lightning_diag.rules.base import Rule
+    from lightning_diag.warning import DiagWarning
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActivationMonitor",
+    "DeadReLUTracker",
+    "DiagWarning",
+    "Doctor",
+    "Evidence",
+    "Finding",
+    "GradientMonitor",
+    "History",
+    "LossMonitor",
+    "Record",
+    "Rule",
+    "UpdateRatioLogger",
+    "__version__",
+]
+
+_HOMES = {
+    "ActivationMonitor": "monitors.activation",
+    "DeadReLUTracker": "monitors.dead_relu",
+    "DiagWarning": "warning",
+    "Doctor": "doctor",
+    "Evidence": "finding",
+    "Finding": "finding",
+    "GradientMonitor": "monitors.gradient",
+    "History": "history",
+    "LossMonitor": "monitors.loss",
+    "Record": "record",
+    "Rule": "rules.base",
+    "UpdateRatioLogger": "monitors.update_ratio",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not, for completion."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,79 @@
+"""`Finding`: what a rule says of a run, in words and numbers that a person can check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["bad", "suspect", "note"]
+
+SEVERITIES: tuple[Severity, ...] = ("bad", "suspect", "note")
+"""From the most to the least severe."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The numbers that a finding rests on.
+
+    Example:
+        >>> Evidence(value=0.4, threshold=0.25, window=5000, observations=12).observations
+        12
+    """
+
+    value: float
+    """The number that was judged."""
+    threshold: float
+    """What it was compared with."""
+    window: int
+    """How much of the run was looked at, in the unit that the message names (steps or samples)."""
+    observations: int
+    """How many watched steps the value rests on."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of a run: what, where, since when, how we know, and what to do.
+
+    Example:
+        >>> finding = Finding(
+        ...     code="dead-relu", severity="bad", message="40 % of the units never fire.",
+        ...     remedy="Lower the learning rate.", places=("net.1/relu#0",), steps=(20, 80),
+        ...     evidence=Evidence(0.4, 0.25, 5000, 12))
+        >>> Finding.from_dict(finding.to_dict()) == finding
+        True
+    """
+
+    code: str
+    """The rule's public name, kebab-case."""
+    severity: Severity
+    """`bad`: training is broken; `suspect`: worth a look; `note`: good to know."""
+    message: str
+    """What is wrong, with its numbers."""
+    remedy: str
+    """What to do about it."""
+    places: tuple[str, ...]
+    """Where, most affected first; empty for the whole model."""
+    steps: tuple[int, int]
+    """First and last step at which it was seen."""
+    evidence: Evidence
+    """The numbers behind the message."""
+    cause_of: tuple[str, ...] = ()
+    """Codes of the findings that this one explains."""
+    caused_by: str | None = None
+    """Code of the finding that explains this one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON stores them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """Build a finding from what `to_dict` returned, or from its JSON."""
+        fields: dict[str, Any] = dict(values)
+        fields["evidence"] = Evidence(**fields["evidence"])
+        fields["places"] = tuple(fields["places"])
+        first, last = fields["steps"]
+        fields["steps"] = (first, last)
+        fields["cause_of"] = tuple(fields.get("cause_of", ()))
+        return cls(**fields)

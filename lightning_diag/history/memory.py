@@ -1,0 +1,173 @@
+"""`Memory`: what a history knows, in compact arrays; knows nothing of files."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from lightning_diag.finding import Finding
+from lightning_diag.history.curve import POINT_COST, Curve, Series, Stretch
+from lightning_diag.history.layout import Layout, Row
+from lightning_diag.history.thin import FIRST, thin
+from lightning_diag.record import Record
+
+DENSE_PART = 4
+"""Curves may take one part in so many of what stays. Our choice: at the default limits that leaves
+250,000 steps, more than any screen shows, and the records get the rest."""
+
+
+class Memory:
+    """Rows, dense curves, layout, metadata and findings of one run."""
+
+    def __init__(self) -> None:
+        self.layout = Layout()
+        self.rows: list[Row] = []
+        self.curves: dict[str, Curve] = {}
+        self.meta: dict[str, Any] = {}
+        self.findings: dict[str, Finding] = {}
+        self._row_cost = 0
+
+    @property
+    def cost(self) -> int:
+        """Memory of rows and curves, in numbers of 8 bytes."""
+        return self._row_cost + POINT_COST * self._points
+
+    @property
+    def _points(self) -> int:
+        return sum(len(curve.steps) for curve in self.curves.values())
+
+    def row(self, record: Record) -> Row:
+        """Return a record's numbers as a row, and enter its places in the layout."""
+        indices: dict[str, Sequence[int]] = {}
+        numbers: array[float] = array("d")
+        for metric, values in record.values.items():
+            if values:
+                indices[metric], ordered = self.layout.arrange(metric, values)
+                numbers.extend(ordered)
+        lists = {}
+        for metric, places in record.lists.items():
+            if places:
+                index, columns = self.layout.arrange(metric, places)
+                lists[metric] = {
+                    i: array("d", column) for i, column in zip(index, columns, strict=True)
+                }
+        return Row(
+            step=int(record.step),
+            epoch=int(record.epoch),
+            seconds=float(record.seconds),
+            optimizer_steps=tuple(map(int, record.optimizer_steps)),
+            shape=self.layout.shape(indices),
+            numbers=numbers,
+            lists=lists,
+        )
+
+    def add(self, row: Row, dense: Mapping[str, Stretch]) -> None:
+        """Add a row that is newer than all, and the dense values that came with it."""
+        self.rows.append(row)
+        self._row_cost += row.cost
+        self.add_dense(dense)
+
+    def add_dense(self, dense: Mapping[str, Stretch]) -> None:
+        """Add dense values; the newest value of a step counts."""
+        for metric, stretch in dense.items():
+            self.layout.add(metric, ("",))
+            self.curves.setdefault(metric, Curve()).put(stretch)
+
+    def forget(self, step: int) -> bool:
+        """Forget the step and later ones; return whether there was anything to forget."""
+        end = bisect_left(self.rows, step, key=lambda row: row.step)
+        stale = [c for c in self.curves.values() if c.steps and c.steps[-1] >= step]
+        codes = [code for code, finding in self.findings.items() if finding.steps[0] >= step]
+        found = bool(self.rows[end:] or stale or codes)
+        self._row_cost -= sum(row.cost for row in self.rows[end:])
+        del self.rows[end:]
+        for curve in stale:
+            curve.cut(step)
+        for code in codes:
+            del self.findings[code]
+        return found
+
+    def drop(self, target: int) -> None:
+        """Thin rows and curves to a cost of about `target`."""
+        dense = min(POINT_COST * self._points, target // DENSE_PART)
+        self.rows = thin(self.rows, target - dense)
+        self._row_cost = sum(row.cost for row in self.rows)
+        own = {row.step for row in self.rows}
+        first = self.rows[:FIRST][-1].step if self.rows else 0
+        for curve in self.curves.values():
+            curve.thin(max(1, dense // POINT_COST // len(self.curves)), first, own)
+
+    def series(self, metric: str, place: str) -> Series:
+        """See `History.series`."""
+        curve = self.curves.get(metric)
+        if curve is not None:
+            curve = curve if place == "" else Curve()
+            return Series(curve.steps.tolist(), curve.values.tolist())
+        series = Series([], [])
+        number = self.layout.number(metric, place)
+        shape, position = None, None
+        for row in self.rows if number is not None else ():
+            if row.shape is not shape and number is not None:
+                shape, position = row.shape, row.shape.position(metric, number)
+            if position is not None:
+                series.steps.append(row.step)
+                series.values.append(row.numbers[position])
+        return series
+
+    def window(self, metric: str, n: int) -> list[tuple[int, dict[str, float]]]:
+        """See `History.window`."""
+        curve = self.curves.get(metric)
+        if curve is not None:
+            points = list(zip(curve.steps[-n:], curve.values[-n:], strict=True)) if n > 0 else []
+            return [(step, {"": value}) for step, value in points]
+        holders = (row for row in reversed(self.rows) if metric in row.shape.indices)
+        found = [(row.step, self.column(row, metric)) for row in islice(holders, max(0, n))]
+        return found[::-1]
+
+    def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
+        """See `History.lists`."""
+        number = self.layout.number(metric, place)
+        if number is None:
+            return []
+        columns = [(row.step, row.lists.get(metric, {})) for row in self.rows]
+        return [(step, column[number].tolist()) for step, column in columns if number in column]
+
+    def column(self, row: Row, metric: str) -> dict[str, float]:
+        """Return the numbers of a metric that a row holds, by place."""
+        places = self.layout.places(metric)
+        index = row.shape.indices[metric]
+        return {places[i]: value for i, value in zip(index, row.column(metric), strict=True)}
+
+    def dense(self, after: int | None, upto: int | None) -> dict[str, Stretch]:
+        """Return the dense values with ``after < step <= upto``; None leaves a side open."""
+        stretches = {m: curve.between(after, upto) for m, curve in self.curves.items()}
+        return {metric: stretch for metric, stretch in stretches.items() if stretch.steps}
+
+    def record(self, row: Row, previous: int | None) -> Record:
+        """Return a row as a record; `previous` is the step of the row before."""
+        lists = {}
+        for metric, column in row.lists.items():
+            places = self.layout.places(metric)
+            lists[metric] = {places[i]: values.tolist() for i, values in column.items()}
+        dense = {m: _unbroken(s, row.step) for m, s in self.dense(previous, row.step).items()}
+        return Record(
+            step=row.step,
+            values={metric: self.column(row, metric) for metric in row.shape.indices},
+            dense={metric: values for metric, values in dense.items() if values},
+            lists=lists,
+            epoch=row.epoch,
+            seconds=row.seconds,
+            optimizer_steps=row.optimizer_steps,
+        )
+
+
+def _unbroken(stretch: Stretch, step: int) -> list[float]:
+    """Return the values of the longest run of neighbouring steps that ends at `step`."""
+    steps, values = stretch
+    start = len(steps)
+    while start > 0 and steps[start - 1] == step - (len(steps) - start):
+        start -= 1
+    return values[start:].tolist()

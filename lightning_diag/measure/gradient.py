@@ -1,0 +1,164 @@
+"""Gradients of each parameter: norm, largest value, exact zeros, non-finite values (W1, W2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_diag.measure.base import Columns, Measure, Numbers, placed
+from lightning_diag.measure.moments import (
+    largest,
+    nonfinite_count,
+    nonzero_count,
+    plain,
+    square_sum,
+    wide,
+)
+from lightning_diag.measure.shards import local_part
+
+
+class GradientMeasure(Measure):
+    """Statistics of the gradients of an optimizer's parameters.
+
+    Columns that add up: sum of squares, exact non-zeros, non-finite elements, elements, and the
+    number of ranks' worth of observations, by which replicas cancel.
+
+    Example:
+        >>> measure = GradientMeasure()
+        >>> columns = measure.observe([torch.tensor([3.0, -4.0]), None])
+        >>> numbers = measure.summarise(["w", "b"], columns.sums, columns.maxima)
+        >>> numbers["norm"], numbers["max"], numbers["missing"]
+        ({'w': 5.0}, {'w': 4.0}, {'w': 0.0, 'b': 1.0})
+    """
+
+    name: ClassVar[str] = "gradient"
+    outputs: ClassVar[dict[str, str]] = {
+        "norm": "L2 norm, unscaled, accumulated, before clipping; 0 or more",
+        "max": "largest absolute value; 0 or more",
+        "zero_fraction": "share of exact zeros, 0 to 1",
+        "nonfinite_count": "NaN and infinite elements",
+        "missing": "1 where the gradient was None at the optimizer's step, else 0",
+    }
+
+    def observe(self, gradients: Sequence[Tensor | None], scale: Tensor | None = None) -> Columns:
+        """Reduce one gradient a row; None is a parameter that got none.
+
+        Args:
+            scale: The loss scale, where gradients are still multiplied by it (fused optimizers
+                under a grad scaler unscale inside their step).
+
+        Shape:
+            n tensors of any shape -> sums ``(n, 5)``, maxima ``(n, 1)``.
+        """
+        device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
+        sums, maxima = [], []
+        for gradient in gradients:
+            columns = self._one(gradient, device)
+            sums.append(columns.sums)
+            maxima.append(columns.maxima)
+        result = Columns(torch.cat(sums), torch.cat(maxima))
+        if scale is not None:
+            scale = scale.to(device=device, dtype=result.sums.dtype)
+            result.sums[:, 0] /= scale * scale
+            result.maxima /= scale
+        return result
+
+    def _one(self, gradient: Tensor | None, device: torch.device) -> Columns:
+        if gradient is None:
+            return Columns.of(device, (0.0, 0.0, 0.0, 0.0, 0.0), (0.0,))
+        elements, share = gradient.numel(), 1.0
+        local, share = local_part(gradient)
+        if local is not gradient:
+            elements = local.numel()
+        values = plain(local)
+        if local.is_complex():
+            elements *= 2
+        squares = square_sum(values).to(device=device, dtype=wide(device))
+        bad = nonfinite_count(values, squares).to(device)
+        return Columns.of(
+            device,
+            (squares, nonzero_count(values).to(device), bad, float(elements), share),
+            (largest(values).to(device),),
+        )
+
+    def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
+        """See `Measure.summarise`."""
+        squares, nonzeros, nonfinite, elements, seen = sums.unbind(1)
+        observed = seen > 0
+        copies = seen.clamp(min=1e-9)
+        filled = observed & (elements > 0)
+        return {
+            "norm": placed(places, (squares / copies).sqrt(), observed),
+            "max": placed(places, maxima[:, 0], observed),
+            "zero_fraction": placed(places, 1 - nonzeros / elements.clamp(min=1), filled),
+            "nonfinite_count": placed(places, (nonfinite / copies).round(), observed),
+            "missing": placed(places, (~observed).to(sums.dtype)),
+        }
+
+
+def squares(gradients: Sequence[Tensor | None]) -> Columns:
+    """Return sum of squares and observations of each gradient, and nothing else.
+
+    Shape:
+        n tensors of any shape -> sums ``(n, 2)``, maxima ``(n, 0)``.
+    """
+    device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
+    rows = []
+    for gradient in gradients:
+        if gradient is None:
+            rows.append(Columns.of(device, (0.0, 0.0)).sums)
+            continue
+        local, share = local_part(gradient)
+        rows.append(Columns.of(device, (square_sum(plain(local)).to(device), share)).sums)
+    return Columns(torch.cat(rows), rows[0].new_zeros(len(rows), 0))
+
+
+def root_sum_square(norms: Iterable[float]) -> float:
+    """Return the norm of all parts together from the norms of the parts.
+
+    Example:
+        >>> root_sum_square([3.0, 4.0])
+        5.0
+    """
+    return math.hypot(*norms)
+
+
+def layer_norms(norms: Mapping[str, float], layers: Mapping[str, str]) -> dict[str, float]:
+    """Return the norm of each layer from the norms of its own parameters.
+
+    Args:
+        norms: Parameter to norm.
+        layers: Parameter to layer.
+
+    Example:
+        >>> layer_norms({"a.weight": 3.0, "a.bias": 4.0}, {"a.weight": "a", "a.bias": "a"})
+        {'a': 5.0}
+    """
+    parts: dict[str, list[float]] = {}
+    for name, norm in norms.items():
+        parts.setdefault(layers[name], []).append(norm)
+    return {layer: root_sum_square(values) for layer, values in parts.items()}
+
+
+def depth_ratio(norms: Mapping[str, float], shapes: Mapping[str, Sequence[int]]) -> float | None:
+    """Return the RMS gradient of the first weight over that of the last; None with fewer than 2.
+
+    Weights are parameters with at least two dimensions. The root mean square, not the norm, lets
+    layers of different sizes be compared.
+
+    Example:
+        >>> depth_ratio({"a": 1.0, "b": 10.0}, {"a": (2, 2), "b": (2, 2)})
+        0.1
+    """
+    rms = [
+        norm / math.sqrt(math.prod(shapes[name]))
+        for name, norm in norms.items()
+        if len(shapes[name]) > 1 and math.prod(shapes[name]) > 0
+    ]
+    if len(rms) < 2 or not rms[-1] > 0:
+        return None
+    return rms[0] / rms[-1]

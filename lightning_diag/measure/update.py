@@ -1,0 +1,66 @@
+"""The real change of each weight in one optimizer step, against its size (W6, P37)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_diag.measure.base import Columns, Measure, Numbers, placed
+from lightning_diag.measure.moments import plain, square_sum
+from lightning_diag.measure.shards import local_part
+
+
+class UpdateMeasure(Measure):
+    """Norm of the change of each parameter over the norm it had before.
+
+    The change is measured on the weights themselves, so it holds for any optimizer, weight decay
+    and clipping. Weights that were all zero have no ratio: their `norm` is given alone.
+
+    Example:
+        >>> measure = UpdateMeasure()
+        >>> columns = measure.observe([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 4.5])])
+        >>> measure.summarise(["w"], columns.sums, columns.maxima)["ratio"]
+        {'w': 0.1}
+    """
+
+    name: ClassVar[str] = "update"
+    outputs: ClassVar[dict[str, str]] = {
+        "ratio": "norm of the change over the norm of the weights before; about 1e-3 is usual",
+        "norm": "L2 norm of the change; 0 or more",
+        "weight_norm": "L2 norm of the weights before the step; 0 or more",
+    }
+
+    def observe(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Columns:
+        """Compare copies taken before the step with the weights after it, one row each.
+
+        The copies are overwritten.
+
+        Shape:
+            n pairs of tensors of any shape -> sums ``(n, 3)``, maxima ``(n, 0)``.
+        """
+        device = before[0].device
+        sums = [self._one(old, new, device) for old, new in zip(before, after, strict=True)]
+        return Columns(torch.cat(sums), sums[0].new_zeros(len(sums), 0))
+
+    def _one(self, before: Tensor, after: Tensor, device: torch.device) -> Tensor:
+        local, share = local_part(after.detach())
+        old = plain(before)
+        weights = square_sum(old).to(device)
+        change = square_sum(plain(local) - old).to(device)
+        return Columns.of(device, (change, weights, share)).sums
+
+    def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
+        """See `Measure.summarise`."""
+        change, weights, seen = sums.unbind(1)
+        observed = seen > 0
+        copies = seen.clamp(min=1e-9)
+        has_size = observed & (weights > 0)
+        ratio = (change / weights.where(has_size, torch.ones_like(weights))).sqrt()
+        return {
+            "ratio": placed(places, ratio, has_size),
+            "norm": placed(places, (change / copies).sqrt(), observed),
+            "weight_norm": placed(places, (weights / copies).sqrt(), observed),
+        }

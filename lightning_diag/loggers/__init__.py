@@ -1,0 +1,1 @@
+"""What each experiment logger can show."""

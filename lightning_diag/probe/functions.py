@@ -1,0 +1,94 @@
+"""The functions whose calls are watched: name and kind of each, by the object that torch passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+
+class Function(NamedTuple):
+    """A function that a forward pass may call."""
+
+    name: str
+    """As it stands in a place, such as ``relu``."""
+    kind: str
+    """relu, leaky, sigmoid, tanh, hard, softmax, smooth or layer."""
+    channels_last: bool | None = None
+    """For layers: whether their output counts units in its last dimension."""
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "relu": ("relu",),
+    "leaky": ("leaky_relu", "elu", "celu", "selu", "rrelu", "prelu"),
+    "sigmoid": ("sigmoid",),
+    "tanh": ("tanh",),
+    "hard": ("hardtanh", "hardsigmoid", "relu6", "hardswish", "softsign"),
+    "softmax": ("softmax", "log_softmax"),
+    "smooth": ("gelu", "silu", "mish", "softplus", "logsigmoid"),
+}
+_LAYERS = {
+    "linear": True,
+    "bilinear": True,
+    "conv1d": False,
+    "conv2d": False,
+    "conv3d": False,
+    "conv_transpose1d": False,
+    "conv_transpose2d": False,
+    "conv_transpose3d": False,
+}
+MATRIX_PRODUCTS: frozenset[Any] = frozenset(
+    {torch.matmul, torch.bmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.__matmul__}
+)
+"""Products whose outputs count units in the last dimension, like a linear layer's."""
+
+
+def _table() -> dict[Any, Function]:
+    table: dict[Any, Function] = {}
+    for kind, names in _NAMES.items():
+        for name in names:
+            for owner in (functional, torch, torch.Tensor, torch.special):
+                for variant in (name, name + "_"):
+                    function: Callable[..., Any] | None = getattr(owner, variant, None)
+                    if function is not None:
+                        table[function] = Function(name, kind)
+    table[torch.special.expit] = Function("sigmoid", "sigmoid")
+    for name, channels_last in _LAYERS.items():
+        table[getattr(functional, name)] = Function(name, "layer", channels_last)
+        if hasattr(torch, name):
+            table[getattr(torch, name)] = Function(name, "layer", channels_last)
+    return table
+
+
+FUNCTIONS: dict[Any, Function] = _table()
+"""What torch passes to a `TorchFunctionMode`, to what it is."""
+_RELU = Function("relu", "relu")
+_CLAMPS: frozenset[Any] = frozenset(
+    {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_}
+    | {torch.Tensor.clamp, torch.Tensor.clamp_, torch.Tensor.clamp_min, torch.Tensor.clamp_min_}
+    | {torch.Tensor.clip, torch.Tensor.clip_}
+)
+
+
+def lookup(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function | None:
+    """Return what `function` is when called like this, or None if it is not watched.
+
+    A clamp from below at 0 is a ReLU.
+
+    Example:
+        >>> lookup(torch.tanh, (), {}).kind
+        'tanh'
+        >>> lookup(torch.clamp, (torch.zeros(1), 0), {}).name
+        'relu'
+        >>> lookup(torch.clamp, (torch.zeros(1), 0, 6), {}) is None
+        True
+    """
+    found = FUNCTIONS.get(function)
+    if found is None and function in _CLAMPS:
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        high = args[2] if len(args) > 2 else kwargs.get("max")
+        is_zero = isinstance(low, (int, float)) and low == 0
+        return _RELU if is_zero and high is None else None
+    return found

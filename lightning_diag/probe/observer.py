@@ -1,0 +1,79 @@
+"""`Observer`: what the probe asks of whoever wants to measure something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_diag.measure.base import CallMeasure
+from lightning_diag.measure.tally import Joined, Tally
+from lightning_diag.probe.run import OptimizerStep, Run
+
+
+@dataclass
+class Digest:
+    """The numbers that one observer adds to a record."""
+
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Numbers by metric and place."""
+    dense: dict[str, list[float]] = field(default_factory=dict)
+    """Metric to one number for each step since the last record."""
+    lists: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Metric to place to a list of numbers."""
+
+    def put(self, metric: str, place: str, value: float) -> None:
+        """Add one number."""
+        self.values.setdefault(metric, {})[place] = value
+
+
+class Observer:
+    """One measure or a few, and when to take them.
+
+    What a subclass overrides says what it looks at. While training, everything here is guarded: an
+    observer that raises is switched off with one warning.
+    """
+
+    reaches_parameters: ClassVar[bool] = False
+    """Whether it needs gradients or weights, which some strategies keep out of reach."""
+    tag: str = ""
+    """Set by the probe: begins the names of this observer's columns, so that none are mixed up."""
+
+    def prepare(self, run: Run) -> None:
+        """Get ready for a fit. May raise: training has not begun."""
+
+    def call_measures(self) -> Sequence[CallMeasure]:
+        """Return the measures that look at function calls in the forward pass."""
+        return ()
+
+    def gradients(self, step: OptimizerStep, tally: Tally) -> None:
+        """Look at accumulated, unclipped gradients, just before an optimizer's step."""
+
+    def stepped(self, step: OptimizerStep, tally: Tally) -> None:
+        """Look at clipped gradients and changed weights, just after an optimizer's step."""
+
+    def skipped(self, step: OptimizerStep, tally: Tally) -> None:
+        """Take note of a step that the grad scaler did not take."""
+
+    def batch_ended(self, loss: Tensor | None, stepped: bool) -> None:  # noqa: FBT001
+        """Take note of a micro-batch; called for every batch, watched or not: keep it cheap."""
+
+    def collect(self, tally: Tally) -> None:
+        """Add what was noted since the last watched step, just before ranks join."""
+
+    def digest(self, joined: Joined, run: Run, step: int) -> Digest:
+        """Turn joined columns into the numbers of a record."""
+        return Digest()
+
+    def headline(self, values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Pick the few scalars of a record that loggers show; absent ones as NaN."""
+        return {}
+
+    def observer_state(self) -> dict[str, Any]:
+        """Return what must survive a checkpoint, in plain values and tensors."""
+        return {}
+
+    def load_observer_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `observer_state` returned."""

@@ -1,0 +1,134 @@
+"""Which optimizer steps are watched, and what watching may cost (P19, P38).
+
+Everything here is arithmetic on numbers that all ranks share, so all ranks decide alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+_FIRST_STEPS = 4
+"""Steps watched one after the other: enough that a run of 5 steps shows data."""
+_GROWTH = 16
+"""Then the spacing is a sixteenth of the step number: about 16 looks for each doubling and more,
+because most faults show early (our choice)."""
+_SAMPLES = 15
+"""Lengths of steps kept for each median: the median of 15 is off by more than a third of the
+spread once in twenty times (our choice)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often to look and what it may cost.
+
+    Example:
+        >>> Budget(every_n_steps=50).spacing(10), Budget(every_n_steps=50).spacing(160)
+        (2, 10)
+    """
+
+    every_n_steps: int = 50
+    """Optimizer steps between two looks once the run has settled, at least 1."""
+    max_overhead: float = 0.01
+    """Share of the training time that watching may cost, above 0."""
+    startup_seconds: float = 5.0
+    """Seconds that watching may cost beyond that share, in all, at least 0."""
+
+    def __post_init__(self) -> None:
+        if self.every_n_steps < 1:
+            message = (
+                f"`every_n_steps` must be at least 1 optimizer step, got {self.every_n_steps}."
+            )
+            raise ValueError(message)
+        if not self.max_overhead > 0:
+            message = (
+                "`max_overhead` must be a share of the training time above 0, such as 0.01, "
+                f"got {self.max_overhead}."
+            )
+            raise ValueError(message)
+        if not self.startup_seconds >= 0:
+            message = f"`startup_seconds` must be 0 seconds or more, got {self.startup_seconds}."
+            raise ValueError(message)
+
+    def spacing(self, step: int) -> int:
+        """Return the steps from watched step `step` to the next, cost aside."""
+        if step < _FIRST_STEPS - 1:
+            return 1
+        return min(self.every_n_steps, max(2, step // _GROWTH))
+
+    def next_step(self, step: int, watched: int, times: Times) -> int:
+        """Return the step to watch after `step`.
+
+        Args:
+            step: The step just watched, from 0.
+            watched: Steps watched so far, this one included.
+            times: What watched and unwatched steps take, the same on all ranks.
+        """
+        wanted = step + self.spacing(step)
+        if times.cost is None or times.plain <= 0:
+            # no step to compare with yet: what was watched took at most all of its time
+            over = watched * times.watched - self.startup_seconds
+            return wanted if over <= 0 else max(wanted, step + 2)
+        spent = (watched + 1) * times.cost - self.startup_seconds
+        affordable = math.ceil(spent / (self.max_overhead * times.plain))
+        return max(wanted, affordable)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median lengths of steps, in seconds; 0 where none was measured."""
+
+    plain: float = 0.0
+    """Of a step that was not watched."""
+    watched: float = 0.0
+    """Of a watched one, with everything that followed from it."""
+
+    @property
+    def cost(self) -> float | None:
+        """Seconds that watching adds to a step; None until both kinds were measured."""
+        if self.plain <= 0 or self.watched <= 0:
+            return None
+        return max(0.0, self.watched - self.plain)
+
+
+class StepTimes:
+    """Collects lengths of steps and gives their medians.
+
+    Example:
+        >>> times = StepTimes()
+        >>> for seconds in (0.1, 0.1, 0.9):
+        ...     times.add(seconds, watched=False)
+        >>> times.add(0.15, watched=True)
+        >>> round(times.medians().cost, 3)
+        0.05
+    """
+
+    def __init__(self) -> None:
+        self._plain: deque[float] = deque(maxlen=_SAMPLES)
+        self._watched: deque[float] = deque(maxlen=_SAMPLES)
+
+    def add(self, seconds: float, *, watched: bool) -> None:
+        """Add the length of one step."""
+        (self._watched if watched else self._plain).append(seconds)
+
+    def medians(self) -> Times:
+        """Return the median of the last steps of each kind."""
+        return Times(
+            plain=median(self._plain) if self._plain else 0.0,
+            watched=median(self._watched) if self._watched else 0.0,
+        )
+
+
+def overhead(step: int, watched: int, times: Times) -> float | None:
+    """Return the share of the training time that watching has cost, 0 or more.
+
+    Args:
+        step: Optimizer steps taken so far.
+        watched: How many of them were watched.
+    """
+    if times.cost is None or step < 1:
+        return None
+    spent = watched * times.cost
+    return spent / (step * times.plain + spent)

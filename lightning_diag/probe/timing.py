@@ -1,0 +1,82 @@
+"""Times watched steps and a few of the others, so that the cost of watching is known (P19)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from lightning_diag.probe.clock import Clock
+from lightning_diag.probe.schedule import StepTimes, Times
+
+_PLAIN_SAMPLES = 8
+"""Unwatched steps timed after each watched one (our choice): more would only cost."""
+
+
+class StepTimer:
+    """Measures optimizer steps, from batch start to batch end, summed over micro-batches.
+
+    The first step after a watched one is left out: caches are cold and numbers may still be on
+    their way.
+
+    Args:
+        clock: Measures on the host or on the device.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._times = StepTimes()
+        self._unread: deque[tuple[list[tuple[Any, Any]], float, bool]] = deque()
+        self._spans: list[tuple[Any, Any]] = []
+        self._start: Any = None
+        self._left = 0
+        self._watched = False
+        self._extra = 0.0
+        self.active = False
+
+    def begin_step(self, *, watched: bool) -> None:
+        """Begin a step, which is timed if it is watched or one of the few after that."""
+        self._watched = watched
+        self.active = watched or self._left > 0
+        self._spans = []
+
+    def begin_batch(self) -> None:
+        """Begin a micro-batch of the step."""
+        if self.active:
+            self._start = self._clock.stamp()
+
+    def end_batch(self) -> None:
+        """End a micro-batch of the step."""
+        if self.active and self._start is not None:
+            self._spans.append((self._start, self._clock.stamp()))
+            self._start = None
+
+    def add_cost(self, seconds: float) -> None:
+        """Charge the last watched step with work done for it after its end."""
+        if self._unread and self._unread[-1][2]:
+            spans, extra, watched = self._unread[-1]
+            self._unread[-1] = (spans, extra + seconds, watched)
+
+    def end_step(self) -> None:
+        """End the step."""
+        if not self.active:
+            return
+        if self._watched:
+            self._left = _PLAIN_SAMPLES + 1
+        else:
+            self._left -= 1
+        if self._watched or self._left < _PLAIN_SAMPLES:
+            self._unread.append((self._spans, 0.0, self._watched))
+        self.active = False
+
+    def times(self) -> Times:
+        """Return the medians of all steps whose lengths are known by now."""
+        while self._unread:
+            spans, extra, watched = self._unread[0]
+            lengths = [self._clock.seconds(start, end) for start, end in spans]
+            known = [length for length in lengths if length is not None]
+            if len(known) < len(lengths):
+                break
+            self._unread.popleft()
+            if known:
+                self._times.add(sum(known) + extra, watched=watched)
+        return self._times.medians()

@@ -1,0 +1,124 @@
+"""`ActivationMonitor`: what each activation function and layer does to the signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from lightning_diag.measure.activation import (
+    OutputMeasure,
+    SaturationMeasure,
+    VarianceGainMeasure,
+)
+from lightning_diag.measure.base import CallMeasure
+from lightning_diag.measure.histogram import HistogramMeasure
+from lightning_diag.measure.tally import Joined
+from lightning_diag.monitors.base import Digest, Monitor, extreme, summarised
+from lightning_diag.probe.eager import CompiledModels
+from lightning_diag.probe.run import Run
+
+_HISTOGRAM_EVERY = 8
+"""Our choice: a histogram costs about as much as all other statistics of a call together."""
+
+
+class ActivationMonitor(Monitor):
+    """Log what activation functions put out and where they are flat (W3, W4, W7, W8).
+
+    Every call counts on its own: of modules, of functions such as ``torch.tanh``, and of in-place
+    methods such as ``x.relu_()``; a module used twice has two places. What runs inside a fused
+    function (the gates of ``nn.LSTM``, the softmax of scaled dot-product attention) is not visible.
+
+    Args:
+        every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
+            `log_every_n_steps`.
+        bins: Bins of the histograms, at least 2.
+        max_overhead: Share of the training time that watching may cost, above 0.
+        startup_seconds: Seconds that watching may cost beyond that share, in all.
+        compiled_models: See `Doctor`.
+
+    Logs:
+        ``diag/activation/saturated_fraction_max``: of the most saturated call, 0 to 1.
+        ``diag/activation/variance_gain_min`` and ``_max``: of layers, output over input variance.
+        ``diag/activation/nonfinite_count``: NaN and infinite outputs.
+        The history gets every call, see docs/architecture.md, and a histogram of its output on
+        every eighth watched step.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Cost:
+        Five passes over the output of each activation function, two over that of each layer, one
+        to two over the inputs of saturating functions, on a watched step.
+
+    Example:
+        >>> ActivationMonitor(bins=16).bins
+        16
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        *,
+        bins: int = 32,
+        max_overhead: float = 0.01,
+        startup_seconds: float = 5.0,
+        compiled_models: CompiledModels = "eager",
+    ) -> None:
+        super().__init__(
+            every_n_steps,
+            max_overhead=max_overhead,
+            startup_seconds=startup_seconds,
+            compiled_models=compiled_models,
+        )
+        if bins < 2:
+            message = f"`bins` must be at least 2 bins of a histogram, got {bins}."
+            raise ValueError(message)
+        self.bins = bins
+        self._measures = (OutputMeasure(), SaturationMeasure(), VarianceGainMeasure())
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._looks = 0
+
+    def prepare(self, run: Run) -> None:
+        """See `Observer.prepare`."""
+        self._ranges.clear()
+        self._looks = 0
+
+    def call_measures(self) -> Sequence[CallMeasure]:
+        """See `Observer.call_measures`."""
+        return (*self._measures, HistogramMeasure(self.bins, self._range_of))
+
+    def _range_of(self, place: str) -> tuple[float, float] | None:
+        return self._ranges.get(place) if self._looks % _HISTOGRAM_EVERY == 1 else None
+
+    def digest(self, joined: Joined, run: Run, step: int) -> Digest:
+        """See `Observer.digest`."""
+        digest = Digest()
+        for measure in self._measures:
+            digest.values.update(summarised(measure, joined, self.tag))
+        histograms: dict[str, list[float]] = {}
+        for key, columns in joined.columns.items():
+            if key.measure == self.tag + "HistogramMeasure":
+                place = key.places[0]
+                histograms[place] = [*self._ranges[place], *columns.sums[0].tolist()]
+        if histograms:
+            digest.lists["activation/histogram"] = histograms
+        for key, columns in joined.columns.items():
+            if key.measure == self.tag + "OutputMeasure":
+                high, low = float(columns.maxima[0, 0]), -float(columns.maxima[0, 1])
+                if math.isfinite(high) and math.isfinite(low) and low < high:
+                    self._ranges[key.places[0]] = (low, high)
+        self._looks += 1
+        return digest
+
+    def headline(self, values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """See `Observer.headline`."""
+        bad = values.get("activation/nonfinite_count", {})
+        gain = "activation/variance_gain"
+        return {
+            "activation/saturated_fraction_max": extreme(
+                values, "activation/saturated_fraction", max
+            ),
+            f"{gain}_min": extreme(values, gain, min),
+            f"{gain}_max": extreme(values, gain, max),
+            "activation/nonfinite_count": float(sum(bad.values())) if bad else math.nan,
+        }

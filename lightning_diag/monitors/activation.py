@@ -69,6 +69,7 @@ class ActivationMonitor(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"bins": bins},
         )
         if bins < 2:
             message = f"`bins` must be at least 2 bins of a histogram, got {bins}."

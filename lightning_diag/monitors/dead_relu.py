@@ -71,6 +71,7 @@ class DeadReLUTracker(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"window": window},
         )
         if window < 1:
             message = f"`window` must be at least 1 sample, got {window}."

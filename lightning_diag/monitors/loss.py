@@ -70,6 +70,7 @@ class LossMonitor(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"window": window},
         )
         if window < 8:
             message = f"`window` must be at least 8 losses, got {window}."

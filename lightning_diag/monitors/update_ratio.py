@@ -65,6 +65,7 @@ class UpdateRatioLogger(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"every_n_steps": every_n_steps},
         )
         self._measure = UpdateMeasure()
         self._before: dict[int, list[Tensor]] = {}

@@ -43,3 +43,15 @@ def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if clean == prefix or clean.startswith(prefix + "."):
                 clean = prefix.removesuffix("module").removesuffix(".") + clean[len(prefix) :]
         yield clean_name(clean).strip("."), module
+
+
+def is_metric(module: nn.Module) -> bool:
+    """Whether `module` is a torchmetrics metric: it computes, but does not train."""
+    return any(base.__module__.startswith("torchmetrics.") for base in type(module).__mro__)
+
+
+def trained_modules(root: nn.Module) -> dict[int, str]:
+    """Return the path of `root` and each module below it by ``id``, without the parts of metrics."""
+    named = list(named_modules(root))
+    metrics = tuple(f"{path}." for path, module in named if is_metric(module))
+    return {id(module): path for path, module in named if not path.startswith(metrics)}

@@ -19,7 +19,7 @@ from lightning_diag.probe.eager import CompiledModels, EagerStep
 from lightning_diag.probe.ending import Ending
 from lightning_diag.probe.guard import Guard
 from lightning_diag.probe.observer import Digest, Observer
-from lightning_diag.probe.places import named_modules
+from lightning_diag.probe.places import trained_modules
 from lightning_diag.probe.recorder import Recorder, history_folder
 from lightning_diag.probe.run import Run
 from lightning_diag.probe.schedule import Budget, Times, overhead
@@ -171,8 +171,7 @@ class Fit:
                 self._owners[id(measure)] = observer
                 self._measures.append(measure)
         self._eager = EagerStep(watchers[0].compiled_models)
-        names = {id(module): path for path, module in named_modules(run.module)}
-        self._watch = CallWatch(names, self._measures, self._sink, self._look)
+        self._watch = CallWatch(trained_modules(run.module), self._measures, self._sink, self._look)
         self._sites_told = 0
         self.recorder = _recorder(run, watchers, state, self._tally, self._steps)
         self.recorder.history.update_meta(run.describe())

@@ -1,27 +1,25 @@
 """Sees the calls of one forward pass, with inputs before in-place functions overwrite them.
 
 A `TorchFunctionMode` is entered when a watched batch begins and left before backward, so that what
-activation checkpointing recomputes is not counted. Two global module hooks keep the path of the
-module that is running. Nothing is attached to any module, tensor or parameter (P17, P18).
+activation checkpointing recomputes is not counted. Which module is running is read off the call
+stack of the interpreter. So no hook is attached to anything, at any time: modules pickle and copy
+as ever, and compiled ones do not notice (P8, P17, P18).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn, overrides
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from lightning_diag.measure.base import Call, CallMeasure, Columns
 from lightning_diag.measure.moments import MomentsCache
 from lightning_diag.probe.functions import MATRIX_PRODUCTS, Function, lookup
+from lightning_diag.probe.places import is_metric
 
 # private, but in every torch since 2.0: a mode must be found and taken off below others
 _get_current_function_mode_stack: Callable[[], list[Any]] = (
@@ -38,7 +36,7 @@ class CallWatch(TorchFunctionMode):
     """Reports the columns of every watched call to `sink`.
 
     Args:
-        names: Path of each module by ``id``.
+        modules: Path of each module that may be running, by ``id``.
         measures: Measures still in use; looked at anew on every call.
         sink: Takes measure, call and columns.
         look: Runs one observation; returns None and switches the measure off if it raises.
@@ -46,37 +44,32 @@ class CallWatch(TorchFunctionMode):
 
     def __init__(
         self,
-        names: Mapping[int, str],
+        modules: Mapping[int, str],
         measures: Sequence[CallMeasure],
         sink: Sink,
         look: Look,
     ) -> None:
         super().__init__()
-        self._names = names
+        self._modules = modules
         self._measures = measures
         self._sink = sink
         self._look = look
-        self._stack: list[tuple[str, nn.Module]] = []
         self._calls: dict[str, int] = {}
         self._cache = MomentsCache()
         self._channels_last = False
-        self._handles: list[RemovableHandle] = []
-        self._entered = False
+        self._started = self._entered = False
         self.sites: dict[str, Function] = {}
 
     def start(self) -> None:
         """Begin a forward pass: names count from 0 again."""
         self.stop()
         self._calls.clear()
-        self._handles = [
-            register_module_forward_pre_hook(self._push),
-            register_module_forward_hook(self._pop, always_call=True),
-        ]
+        self._started = True
         self.resume()
 
     def resume(self) -> None:
         """Go on watching after `pause`."""
-        if not self._handles or self._entered:
+        if not self._started or self._entered:
             return
         self._entered = True
         if not self._on_stack():
@@ -101,20 +94,7 @@ class CallWatch(TorchFunctionMode):
     def stop(self) -> None:
         """Detach everything. May be called at any time, and again."""
         self.pause()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._stack.clear()
-
-    def _push(self, module: nn.Module, args: Any) -> None:
-        path = self._names.get(id(module))
-        if path is None:
-            path = self._stack[-1][0] if self._stack else ""
-        self._stack.append((path, module))
-
-    def _pop(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._stack:
-            self._stack.pop()
+        self._started = False
 
     def __torch_function__(
         self,
@@ -142,9 +122,14 @@ class CallWatch(TorchFunctionMode):
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, Tensor) or not self._visible(x):
+        if not isinstance(x, Tensor) or not _readable(x):
             return None
-        path = self._stack[-1][0] if self._stack else ""
+        module = running_module(self._modules)
+        if module is None and not torch.is_grad_enabled():
+            return None  # a metric's update, say
+        if module is not None and (is_metric(module) or not _trains(module, x)):
+            return None
+        path = "" if module is None else self._modules[id(module)]
         site = f"{path}/{function.name}" if path else function.name
         index = self._calls.get(site, 0)
         self._calls[site] = index + 1
@@ -157,25 +142,6 @@ class CallWatch(TorchFunctionMode):
             unit_dim = -1 if self._channels_last or x.dim() < 2 else 1
         return Call(place, function.name, function.kind, unit_dim, x, None, self._cache)
 
-    def _visible(self, x: Tensor) -> bool:
-        """Whether a call on `x` belongs to training and its tensor can be looked at.
-
-        Metrics and teachers run without gradients, outside of modules that train; activation
-        checkpointing runs without gradients too, but inside of them.
-        """
-        if type(x) is not Tensor and type(x) is not nn.Parameter:
-            return False
-        if not (x.is_floating_point() or x.is_complex()) or x.device.type == "meta":
-            return False
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            return False
-        inside = bool(self._stack)
-        if inside and any(_is_metric(module) for _, module in self._stack):
-            return False
-        if not torch.is_grad_enabled():
-            return inside and self._stack[-1][1].training and not x.is_inference()
-        return True
-
     def _observe(self, call: Call, moment: str) -> None:
         for measure in tuple(self._measures):
             if call.kind not in measure.kinds:
@@ -187,8 +153,42 @@ class CallWatch(TorchFunctionMode):
                 self._sink(measure, call, columns)
 
 
-def _is_metric(module: nn.Module) -> bool:
-    return any(base.__module__.startswith("torchmetrics.") for base in type(module).__mro__)
+_RUN_MODULE = nn.Module._call_impl.__code__
+"""The code that every call of a module passes through, compiled or not."""
+
+
+def running_module(modules: Mapping[int, str]) -> nn.Module | None:
+    """Return the innermost of `modules` whose call is under way, None outside of all.
+
+    Args:
+        modules: Keyed by ``id``.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _RUN_MODULE:
+            module: nn.Module = frame.f_locals["self"]
+            if id(module) in modules or is_metric(module):
+                return module
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether statistics of `x` can be taken: plain values, that stand somewhere."""
+    if type(x) is not Tensor and type(x) is not nn.Parameter:
+        return False
+    if not (x.is_floating_point() or x.is_complex()) or x.device.type == "meta":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _trains(module: nn.Module, x: Tensor) -> bool:
+    """Whether a call within `module` belongs to training.
+
+    Teachers run without gradients, in modules that do not train; activation checkpointing runs
+    without gradients too, but in modules that do.
+    """
+    return torch.is_grad_enabled() or (module.training and not x.is_inference())
 
 
 def _softmax_dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

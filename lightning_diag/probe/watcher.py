@@ -26,7 +26,7 @@ class Watcher(Callback):
         startup_seconds: Seconds that watching may cost beyond that share, in all.
         compiled_models: ``eager`` runs compiled modules eagerly on watched steps, ``leave`` does
             not, and then does not see the calls inside them.
-        identity: See `Callback`.
+        identity: What tells this watcher from others of its class in a checkpoint; see `Callback`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -39,9 +39,9 @@ class Watcher(Callback):
         max_overhead: float = 0.01,
         startup_seconds: float = 5.0,
         compiled_models: CompiledModels = "eager",
-        **identity: object,
+        identity: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(**identity)
+        super().__init__(**(identity or {}))
         if compiled_models not in ("eager", "leave"):
             message = f"`compiled_models` must be 'eager' or 'leave', got {compiled_models!r}."
             raise ValueError(message)

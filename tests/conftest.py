@@ -1,0 +1,60 @@
+"""What all tests share: a clean folder, fixed seeds, and both Lightnings."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import lightning_diag
+
+ROOT = Path(__file__).resolve().parent.parent
+RunPython = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in its own folder, with fixed seeds, and never online."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
+def lightning(request: pytest.FixtureRequest) -> ModuleType:
+    """Give the test each of the two namespaces in turn."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def root() -> Path:
+    """Return the project's folder, which holds the docs, the examples and `pyproject.toml`."""
+    return ROOT
+
+
+@pytest.fixture
+def run_python() -> RunPython:
+    """Return a function that runs code in a fresh interpreter and returns what it printed."""
+    home = Path(lightning_diag.__file__).resolve().parent.parent
+
+    def run(code: str, *arguments: str, timeout: float = 100) -> str:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

@@ -115,7 +115,7 @@ def scaled(scale: float) -> MixedPrecision:
     return MixedPrecision("16-mixed", "cpu", scaler=scaler)
 
 
-def fp16_run(fused: bool, scale: float, module: Classifier | None = None) -> History:  # noqa: FBT001
+def fp16_run(fused: bool, scale: float, module: Classifier | None = None) -> History:
     def make(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3, fused=fused)
 
@@ -129,7 +129,7 @@ def fp16_run(fused: bool, scale: float, module: Classifier | None = None) -> His
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_loss_scale_is_taken_out(fused: bool) -> None:  # noqa: FBT001
+def test_loss_scale_is_taken_out(fused: bool) -> None:
     """P4: fp32 and 16-mixed agree within 1 %, whether or not the optimizer unscales by itself."""
 
     def make(parameters: Any) -> torch.optim.Optimizer:
@@ -153,7 +153,7 @@ def test_loss_scale_is_taken_out(fused: bool) -> None:  # noqa: FBT001
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_skipped_step_has_no_update(fused: bool) -> None:  # noqa: FBT001
+def test_skipped_step_has_no_update(fused: bool) -> None:
     """P12: while the scale settles, the update is absent, not 0, and nothing is an explosion."""
     watched = fp16_run(fused, 2.0**40)
     skipped = values(watched, "update/skipped")

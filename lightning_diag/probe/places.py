@@ -51,7 +51,7 @@ def is_metric(module: nn.Module) -> bool:
 
 
 def trained_modules(root: nn.Module) -> dict[int, str]:
-    """Return the path of `root` and each module below it by ``id``, without the parts of metrics."""
+    """Return the path of each module of `root` by ``id``, leaving out what metrics are made of."""
     named = list(named_modules(root))
     metrics = tuple(f"{path}." for path, module in named if is_metric(module))
     return {id(module): path for path, module in named if not path.startswith(metrics)}

@@ -157,7 +157,7 @@ class Fit:
         self._optimizers = OptimizerSteps(run, state.get("counts", ()))
         self._pending: tuple[Pending, Record, int] | None = None
         self._watching = self._stepped = self._in_window = False
-        self._waited = 0
+        self._waited = self._last_logged = 0
         self._observers = self._prepared(fresh=not state)
         self._every_batch = [
             observer
@@ -260,10 +260,11 @@ class Fit:
             self._in_window = False
 
     def finish(self) -> None:
-        """Emit what is still under way."""
+        """Emit what is still under way; training is over, and loggers still open."""
         self._let_go()
         if self._pending is not None:
             self._emit_pending()
+        self.guard.run(self.recorder, self.recorder.show_table, self._last_logged)
 
     def detach(self) -> None:
         """Leave nothing attached, whatever happened."""
@@ -388,6 +389,8 @@ class Fit:
             self.guard.run(watcher, watcher.on_record, record)
         scalars = self._headline(record)
         self.guard.run(self.recorder, self.recorder.log, scalars, log_step)
+        self.guard.run(self.recorder, self.recorder.show_histograms, record, log_step)
+        self._last_logged = log_step
 
     def _headline(self, record: Record) -> dict[str, float]:
         scalars: dict[str, float] = {}

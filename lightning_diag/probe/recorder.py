@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_diag.history import History
 from lightning_diag.loggers import write
+from lightning_diag.loggers.table import place_table
 from lightning_diag.record import Record
 
 FOLDER = "lightning_diag"
@@ -60,6 +61,19 @@ class Recorder:
         if self._loggers and shown:
             write.scalars(self._loggers, shown, step)
             self._declared = True
+
+    def show_histograms(self, record: Record, step: int) -> None:
+        """Send the histograms of the first and the last call to loggers that show any."""
+        found = record.lists.get("activation/histogram", {})
+        if self._loggers and found:
+            ends = {"first": next(iter(found)), "last": list(found)[-1]}
+            named = {f"diag/activation/histogram_{end}": found[at] for end, at in ends.items()}
+            write.histograms(self._loggers, named, step)
+
+    def show_table(self, step: int) -> None:
+        """Send the newest numbers of every place, as one object, to loggers that show any."""
+        if self._loggers and len(self.history) > 0:
+            write.table(self._loggers, "diag/places", *place_table(self.history), step)
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,206 @@
+"""`Doctor`: the one callback that most users add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning_diag._compat import LightningModule, Trainer
+from lightning_diag.finding import SEVERITIES, Finding
+from lightning_diag.history import History
+from lightning_diag.monitors.activation import ActivationMonitor
+from lightning_diag.monitors.base import Monitor
+from lightning_diag.monitors.dead_relu import DeadReLUTracker
+from lightning_diag.monitors.gradient import GradientMonitor
+from lightning_diag.monitors.loss import LossMonitor
+from lightning_diag.monitors.update_ratio import UpdateRatioLogger
+from lightning_diag.probe.eager import CompiledModels
+from lightning_diag.probe.observer import Observer
+from lightning_diag.probe.probe import Probe
+from lightning_diag.probe.watcher import Watcher
+from lightning_diag.record import Record
+from lightning_diag.report import console
+from lightning_diag.report.html import write_html
+from lightning_diag.rules import Rule, default_rules
+from lightning_diag.rules.diagnosis import Diagnosis
+
+REPORT_FILE = "report.html"
+
+
+class Doctor(Watcher):
+    """Watch a training run, and say what is wrong with it: cause, evidence, remedy.
+
+    Findings are printed when they appear; at the end of the fit, also a failed one, come a summary
+    and a page with pictures, ``<log dir>/lightning_diag/report.html``. Healthy runs get one line.
+    Weights, optimizer state, buffers and random states end bit for bit as without it.
+
+    Args:
+        every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
+            `log_every_n_steps`. The first steps and the last are looked at in any case.
+        max_overhead: Share of the training time that watching may cost, above 0. The interval
+            stretches to stay within it.
+        startup_seconds: Seconds that watching may cost beyond that share, in all: most faults show
+            early.
+        monitors: What to measure; None takes all five monitors at their defaults.
+        rules: What to judge by; None takes every rule at its defaults.
+        stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
+        dirpath: Folder below which history and report go; None takes the trainer's log dir.
+        compiled_models: What a watched step does with compiled modules: ``eager`` runs them
+            eagerly, so that calls inside are seen (dropout then draws from eager's random stream);
+            ``leave`` runs them compiled, and the calls inside are not observed.
+
+    Logs:
+        At most 20 scalars that begin with ``diag/``, whatever the size of the model; see the
+        monitors.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If `monitors` or `rules` holds something else.
+
+    Cost:
+        Measured in docs/performance.md; each run reports its own.
+
+    Example:
+        >>> doctor = Doctor(stop_on=["non-finite"])
+        >>> doctor.findings
+        []
+
+    See Also:
+        `lightning_diag.rules`: the rules and their thresholds.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        *,
+        max_overhead: float = 0.01,
+        startup_seconds: float = 5.0,
+        monitors: list[Monitor] | None = None,
+        rules: list[Rule] | None = None,
+        stop_on: list[str] | None = None,
+        dirpath: str | None = None,
+        compiled_models: CompiledModels = "eager",
+    ) -> None:
+        super().__init__(
+            every_n_steps,
+            max_overhead=max_overhead,
+            startup_seconds=startup_seconds,
+            compiled_models=compiled_models,
+            identity=None if dirpath is None else {"dirpath": dirpath},
+        )
+        self.monitors: list[Monitor] = default_monitors() if monitors is None else list(monitors)
+        self.rules: list[Rule] = list(default_rules()) if rules is None else list(rules)
+        _expect(self.monitors, Monitor, "monitors")
+        _expect(self.rules, Rule, "rules")
+        self.stop_on = _known(stop_on or [], [rule.code for rule in self.rules])
+        self.dirpath = dirpath
+        self.diagnosis = Diagnosis(self.rules)
+        self._trainer: Any = None
+        self._folder: Path | None = None
+        self._history = History()
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What has been found so far, causes before their consequences."""
+        return list(self.diagnosis.findings)
+
+    @property
+    def history(self) -> History:
+        """The numbers of the run so far, the last run after a fit."""
+        return self._history
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """The monitors."""
+        return self.monitors
+
+    @property
+    def output_folder(self) -> str | None:
+        """See `Watcher.output_folder`."""
+        return self.dirpath
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See `Watcher.setup`."""
+        super().setup(trainer, pl_module, stage)
+        self._trainer = trainer
+
+    def on_open(self, probe: Probe) -> None:
+        """See `Watcher.on_open`."""
+        if self._trainer.global_step == 0:
+            self.diagnosis = Diagnosis(self.rules)
+        self._folder = probe.folder
+        if probe.history is not None:
+            self._history = probe.history
+
+    def on_record(self, record: Record) -> None:
+        """Judge the history. Every rank has the same one, so all decide alike (P7)."""
+        news = self.diagnosis.update(self._history)
+        for finding in news:
+            self._history.add_finding(finding)
+            if self._trainer.is_global_zero:
+                console.say(finding)
+        if any(
+            finding.code in self.stop_on or finding.severity in self.stop_on for finding in news
+        ):
+            self._trainer.should_stop = True
+
+    def on_close(self) -> None:
+        """Sum up: on the terminal, and as a page."""
+        for finding in self.findings:
+            self._history.add_finding(finding)
+        if not self._trainer.is_global_zero or self._trainer.fast_dev_run:
+            return
+        report = None
+        if self._folder is not None:
+            report = write_html(self._history, self.findings, self._folder / REPORT_FILE)
+        console.summary(self.findings, self._history, report=report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Watcher.state_dict`."""
+        return {**super().state_dict(), "diagnosis": self.diagnosis.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See `Watcher.load_state_dict`."""
+        super().load_state_dict(state_dict)
+        if "diagnosis" in state_dict:
+            self.diagnosis.load_state_dict(state_dict["diagnosis"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trainer behind."""
+        return {**super().__getstate__(), "_trainer": None}
+
+
+def default_monitors() -> list[Monitor]:
+    """Return one of each monitor, at its defaults."""
+    return [
+        GradientMonitor(),
+        ActivationMonitor(),
+        DeadReLUTracker(),
+        UpdateRatioLogger(),
+        LossMonitor(),
+    ]
+
+
+def _expect(members: Sequence[object], kind: type, argument: str) -> None:
+    for member in members:
+        if not isinstance(member, kind):
+            message = (
+                f"`{argument}` must hold instances of {kind.__name__}, "
+                f"got {type(member).__name__}: leave it out for the defaults."
+            )
+            raise TypeError(message)
+
+
+def _known(names: Sequence[str], codes: Sequence[str]) -> list[str]:
+    known = [*SEVERITIES, *codes]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)
+            message = (
+                f"`stop_on` must name severities ({', '.join(SEVERITIES)}) or codes of rules, "
+                f"got {name!r}: did you mean {near[0]!r}?"
+            )
+            raise ValueError(message)
+    return list(names)

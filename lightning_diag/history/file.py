@@ -11,7 +11,8 @@ from pathlib import Path
 from lightning_diag.warning import DiagWarning
 
 NAME = "history.jsonl"
-FOLDER = "lightning_diag"
+FOLDERS = "lightning_diag*"
+"""A number follows where a folder below the same parent was taken."""
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -23,14 +24,14 @@ def find(path: str | os.PathLike[str]) -> Path:
     start = Path(path)
     if start.is_file():
         return start
-    for pattern in (NAME, f"{FOLDER}/{NAME}", f"*/{FOLDER}/{NAME}", f"*/*/{FOLDER}/{NAME}"):
-        found = [file for file in start.glob(pattern) if file.is_file()]
+    for above in ("", f"{FOLDERS}/", f"*/{FOLDERS}/", f"*/*/{FOLDERS}/"):
+        found = [file for file in start.glob(above + NAME) if file.is_file()]
         if found:
             return max(found, key=lambda file: (file.stat().st_mtime_ns, str(file)))
     if start.is_dir():
         raise FileNotFoundError(
-            f"The folder {str(start)!r} holds no {FOLDER}/{NAME}; name the log folder of a run "
-            "that was watched."
+            f"The folder {str(start)!r} holds no lightning_diag/{NAME}; name the log folder of "
+            "a run that was watched."
         )
     raise FileNotFoundError(f"There is no file or folder {str(start)!r}.")
 

@@ -160,6 +160,29 @@ def test_nothing_stays_attached(
         assert not [name for own in names.values() for name in own if "diag" in name]
 
 
+class Inspects(pl.Callback):
+    """Looks at what is attached at the end of every batch, when watching is over."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        counts = attachments(pl_module, trainer.optimizers)
+        self.found.append(
+            {key: value for key, value in counts.items() if not key.startswith("attributes of ")}
+        )
+
+
+@watchers
+def test_nothing_is_attached_between_steps(make: Callable[..., Watcher]) -> None:
+    """P17: hooks come off at the end of the step that they were for."""
+    inspects = Inspects()
+    trainer(make(**EVERY_STEP), inspects).fit(Classifier(), data())
+    bare = Inspects()
+    trainer(bare).fit(Classifier(), data())
+    assert inspects.found == bare.found
+
+
 @watchers
 def test_no_tensor_is_kept_alive(make: Callable[..., Watcher]) -> None:
     """Copies of weights and activations are gone when the fit is (P17)."""
@@ -329,10 +352,11 @@ def test_validate_test_predict_and_sanity_checking_leave_no_trace(
     """P27: only training is watched."""
     callback = make(**EVERY_STEP)
     module = Evaluated()
+    fit = trainer(callback, num_sanity_val_steps=2, max_epochs=1)
     for stage in ("validate", "test", "predict"):
-        getattr(trainer(callback), stage)(module, data())
+        getattr(fit, stage)(module, data())
     assert list(tmp_path.iterdir()) == []
-    trainer(callback, num_sanity_val_steps=2, max_epochs=1).fit(module, data(), data())
+    fit.fit(module, data(), data())
     watched = history()
     assert watched.steps == [0, 1, 2, 3, 4, 5]
     samples = watched.last("dead_relu/window_samples")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, placed
-from lightning_diag.measure.moments import extremes, nonfinite_count, nonzero_count, plain
+from lightning_diag.measure.moments import Scalar, extremes, nonfinite_count, nonzero_count, plain
 
 ACTIVATIONS = frozenset({"relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth"})
 
@@ -50,8 +50,8 @@ class OutputMeasure(CallMeasure):
         bad = nonfinite_count(values, known.squares)
         return Columns.of(
             values.device,
-            (known.count, known.total, known.squares, nonzero_count(values), bad),
-            extremes(values),
+            [(known.count, known.total, known.squares, nonzero_count(values), bad)],
+            [extremes(values)],
         )
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
@@ -123,7 +123,7 @@ class SaturationMeasure(CallMeasure):
             _count(x, bound, above=above)
             for bound, above in zip(bounds, (False, True), strict=True)
         ]
-        return Columns.of(x.device, (sum(outside, torch.zeros((), device=x.device)), x.numel()))
+        return Columns.of(x.device, [(outside[0] + outside[1], float(x.numel()))])
 
     def after(self, call: Call) -> Columns | None:
         """Look at the largest probability of each distribution.
@@ -138,7 +138,7 @@ class SaturationMeasure(CallMeasure):
             return None
         peak = plain(output).amax(call.unit_dim)
         limit = math.log(_SOFTMAX_PEAK) if call.function == "log_softmax" else _SOFTMAX_PEAK
-        return Columns.of(peak.device, (_count(peak, limit, above=True), peak.numel()))
+        return Columns.of(peak.device, [(_count(peak, limit, above=True), float(peak.numel()))])
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
@@ -171,15 +171,15 @@ class VarianceGainMeasure(CallMeasure):
             return None
         parts = (call.cache.of(call.input), call.cache.of(call.output))
         columns = [part for m in parts for part in (m.count, m.total, m.squares)]
-        return Columns.of(call.output.device, columns)
+        return Columns.of(call.output.device, [columns])
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
         incoming = _variance(*sums[:, :3].unbind(1))
         outgoing = _variance(*sums[:, 3:].unbind(1))
-        varies = incoming > 0
+        varies = incoming != 0  # NaN stays: what is not finite must show
         gain = outgoing / incoming.where(varies, torch.ones_like(incoming))
-        return {"variance_gain": placed(places, gain, varies | incoming.isnan())}
+        return {"variance_gain": placed(places, gain, varies)}
 
 
 def _variance(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
@@ -188,11 +188,11 @@ def _variance(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
     return torch.where(variance < 0, torch.zeros_like(variance), variance)
 
 
-def _count(x: Tensor, bound: float, *, above: bool) -> Tensor:
+def _count(x: Tensor, bound: float, *, above: bool) -> Scalar:
     if math.isinf(bound):
-        return x.new_zeros(())
+        return 0.0
     if x.device.type != "cpu":
-        return torch.count_nonzero(x >= bound if above else x <= bound).to(x.dtype)
+        return torch.count_nonzero(x >= bound if above else x <= bound)
     # on a CPU, floats of a comparison add up ten times as fast as its booleans
     compare = torch.ge if above else torch.le
-    return compare(x, bound, out=torch.empty_like(x)).sum()
+    return compare(x, bound, out=torch.empty_like(x)).sum().item()

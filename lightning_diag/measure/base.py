@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.moments import MomentsCache, wide
+from lightning_diag.measure.moments import MomentsCache, Scalar, wide
 
 Numbers = dict[str, dict[str, float]]
 """Output to place to number."""
@@ -37,25 +37,41 @@ class Columns:
     def of(
         cls,
         device: torch.device,
-        sums: Sequence[Tensor | float],
-        maxima: Sequence[Tensor | float] = (),
+        sums: Sequence[Sequence[Scalar]],
+        maxima: Sequence[Sequence[Scalar]] | None = None,
     ) -> Columns:
-        """Build the columns of one place from scalars, without waiting for the device."""
-        return cls(row(sums, device), row(maxima, device))
+        """Build columns from a row of scalars for each place, without waiting for the device."""
+        return cls(table(sums, device), table(maxima or [()] * len(sums), device))
 
 
-def row(values: Sequence[Tensor | float], device: torch.device) -> Tensor:
-    """Stack scalars to one row, ``(1, len(values))``, in the widest type of `device`."""
+def table(rows: Sequence[Sequence[Scalar]], device: torch.device) -> Tensor:
+    """Stack scalars to ``(rows, columns)`` in the widest type of `device`, without waiting for it.
+
+    Example:
+        >>> table([[1.0, 2.0], [3.0, 4.0]], torch.device("cpu")).shape
+        torch.Size([2, 2])
+    """
     dtype = wide(device)
-    if device.type == "cpu" or not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor([[float(value) for value in values]], dtype=dtype, device=device)
+    if not any(isinstance(value, Tensor) for row in rows for value in row):
+        floats = [[float(value) for value in row] for row in rows]
+        numbers = torch.tensor(floats, dtype=dtype, device="cpu")
+        return numbers.view(len(rows), -1).to(device, non_blocking=True)
+    columns = [_column(column, device) for column in zip(*rows, strict=True)]
+    return torch.stack(columns, dim=1)
+
+
+def _column(values: Sequence[Scalar], device: torch.device) -> Tensor:
+    dtype = wide(device)
+    known = [value for value in values if isinstance(value, Tensor)]
+    if not known:
+        return torch.tensor(values, dtype=dtype, device="cpu").to(device, non_blocking=True)
     tensors = [
-        value.to(dtype)
+        value.to(device)
         if isinstance(value, Tensor)
-        else torch.full((), value, dtype=dtype, device=device)
+        else torch.full((), value, dtype=known[0].dtype, device=device)
         for value in values
     ]
-    return torch.stack(tensors).unsqueeze(0)
+    return torch.stack(tensors).to(dtype)
 
 
 @dataclass

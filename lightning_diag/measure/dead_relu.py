@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, row
+from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, table
 from lightning_diag.measure.moments import plain
 
 
@@ -61,6 +61,7 @@ class FiredMeasure(CallMeasure):
     outputs: ClassVar[dict[str, str]] = {
         "fraction": "share of units silent for the whole window, 0 to 1",
         "window_samples": "samples that the verdict rests on",
+        "units": "list: indices of the dead units, at most 64",
         "since_step": "step since which the earliest dead unit has been silent",
         "revived_count": "units dead before that fired again",
     }
@@ -72,7 +73,7 @@ class FiredMeasure(CallMeasure):
             return None
         if x.dim() == 1:
             x = x.unsqueeze(0)
-        samples = row((float(x.shape[0]),), x.device)
+        samples = table([(float(x.shape[0]),)], x.device)
         peaks = unit_peaks(x, call.unit_dim if call.input.dim() > 1 else 1)
         return Columns(samples, peaks.to(samples.dtype).unsqueeze(0))
 
@@ -119,7 +120,9 @@ class SilenceCounter:
         """
         site = self._sites.get(place)
         if site is None or site.silent.shape != fired.shape:
-            site = _Site(torch.zeros(fired.shape), torch.full(fired.shape, step))
+            # counts of samples outgrow the types and devices that a user may make the default
+            silent = torch.zeros_like(fired, dtype=torch.float64)
+            site = _Site(silent, torch.full_like(fired, step, dtype=torch.int64))
             self._sites[place] = site
         revived = int(((site.silent >= self.window) & fired).sum())
         begins = ~fired & (site.silent == 0)

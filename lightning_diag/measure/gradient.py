@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_diag.measure.base import Columns, Measure, Numbers, placed
 from lightning_diag.measure.moments import (
+    Scalar,
     largest,
     nonfinite_count,
     nonzero_count,
     plain,
     square_sum,
-    wide,
 )
 from lightning_diag.measure.shards import local_part
 
@@ -55,35 +55,13 @@ class GradientMeasure(Measure):
             n tensors of any shape -> sums ``(n, 5)``, maxima ``(n, 1)``.
         """
         device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
-        sums, maxima = [], []
-        for gradient in gradients:
-            columns = self._one(gradient, device)
-            sums.append(columns.sums)
-            maxima.append(columns.maxima)
-        result = Columns(torch.cat(sums), torch.cat(maxima))
+        rows = [_row(gradient) for gradient in gradients]
+        result = Columns.of(device, [row[:5] for row in rows], [row[5:] for row in rows])
         if scale is not None:
             scale = scale.to(device=device, dtype=result.sums.dtype)
             result.sums[:, 0] /= scale * scale
             result.maxima /= scale
         return result
-
-    def _one(self, gradient: Tensor | None, device: torch.device) -> Columns:
-        if gradient is None:
-            return Columns.of(device, (0.0, 0.0, 0.0, 0.0, 0.0), (0.0,))
-        elements, share = gradient.numel(), 1.0
-        local, share = local_part(gradient)
-        if local is not gradient:
-            elements = local.numel()
-        values = plain(local)
-        if local.is_complex():
-            elements *= 2
-        squares = square_sum(values).to(device=device, dtype=wide(device))
-        bad = nonfinite_count(values, squares).to(device)
-        return Columns.of(
-            device,
-            (squares, nonzero_count(values).to(device), bad, float(elements), share),
-            (largest(values).to(device),),
-        )
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
@@ -100,6 +78,18 @@ class GradientMeasure(Measure):
         }
 
 
+def _row(gradient: Tensor | None) -> tuple[Scalar, ...]:
+    if gradient is None:
+        return (0.0,) * 6
+    local, share = local_part(gradient)
+    # of a sparse gradient, what is not stored is zero
+    elements = float(local.numel() * (2 if local.is_complex() else 1))
+    values = plain(local)
+    norm = square_sum(values)
+    counts = (nonzero_count(values), nonfinite_count(values, norm))
+    return (norm, *counts, elements, share, largest(values))
+
+
 def squares(gradients: Sequence[Tensor | None]) -> Columns:
     """Return sum of squares and observations of each gradient, and nothing else.
 
@@ -107,14 +97,14 @@ def squares(gradients: Sequence[Tensor | None]) -> Columns:
         n tensors of any shape -> sums ``(n, 2)``, maxima ``(n, 0)``.
     """
     device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
-    rows = []
+    rows: list[tuple[Scalar, ...]] = []
     for gradient in gradients:
         if gradient is None:
-            rows.append(Columns.of(device, (0.0, 0.0)).sums)
+            rows.append((0.0, 0.0))
             continue
         local, share = local_part(gradient)
-        rows.append(Columns.of(device, (square_sum(plain(local)).to(device), share)).sums)
-    return Columns(torch.cat(rows), rows[0].new_zeros(len(rows), 0))
+        rows.append((square_sum(plain(local)), share))
+    return Columns.of(device, rows)
 
 
 def root_sum_square(norms: Iterable[float]) -> float:

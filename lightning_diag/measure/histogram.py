@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -48,13 +49,20 @@ class HistogramMeasure(CallMeasure):
         if span is None or call.output is None or call.output.numel() == 0:
             return None
         values = plain(call.output).reshape(-1)
-        values = values[:: max(1, values.numel() // _ELEMENTS)]
-        counts = histogram(values, self.bins, *span)
+        counts = histogram(values[:: _stride(values.numel())], self.bins, *span)
         return Columns(counts.unsqueeze(0), counts.new_zeros(1, 0))
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """Return nothing: the counts are a list, see `ActivationMonitor`."""
         return {}
+
+
+def _stride(elements: int) -> int:
+    """Return about ``elements / _ELEMENTS``, but no divisor: each row and column has its share."""
+    stride = max(1, elements // _ELEMENTS)
+    while math.gcd(stride, elements) > 1:
+        stride += 1
+    return stride
 
 
 def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
@@ -67,7 +75,9 @@ def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
         >>> histogram(torch.tensor([0.1, 0.9, 5.0]), 2, 0.0, 1.0)
         tensor([1., 2.], dtype=torch.float64)
     """
-    finite = ~values.isnan()
-    index = ((values.nan_to_num() - low) * (bins / (high - low))).clamp(0, bins - 1).long()
+    counted = ~values.isnan()
+    # divided twice, since a tiny range has no reciprocal in float32, and a huge one no length
+    shares = (values / 2 - low / 2) / (high / 2 - low / 2)
+    index = (shares.clamp(0, 1) * bins).clamp(max=bins - 1).nan_to_num().long()
     counts = torch.zeros(bins, dtype=wide(values.device), device=values.device)
-    return counts.scatter_add_(0, index, finite.to(counts.dtype))
+    return counts.scatter_add_(0, index, counted.to(counts.dtype))

@@ -2,8 +2,9 @@
 
 This is the only module that knows that ranks exist. Every rank joins on every watched step,
 whatever it has seen, with a layout that all ranks have agreed on; what a rank has not seen it
-leaves at the neutral element and marks as absent, and a place that any rank lacks is dropped. So
-ranks that see different branches, one of which fails, or NaN on one of them, cannot hang (P6, P7).
+leaves at the neutral element and marks as absent, and a place that any rank lacks is dropped. If
+any rank has seen something new, all agree again and join the same columns once more. So ranks that
+see different branches, one of which fails, or NaN on one of them, cannot hang (P6, P7).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from lightning_diag.measure.moments import wide
 
 T = TypeVar("T")
 
+_KEPT_JOINS = 16
+"""Our choice: joins for which a layout keeps what no rank has seen since; then it may be dropped,
+lest tensors whose shapes change all the time make it grow."""
+
 
 class Key(NamedTuple):
     """Names the columns of one measure at one or more places."""
@@ -32,6 +37,13 @@ class Key(NamedTuple):
     """Number of columns that join by sum."""
     maxima: int
     """Number of columns that join by max."""
+
+
+class Own(NamedTuple):
+    """What one rank joins in."""
+
+    columns: dict[Key, Columns]
+    scalars: dict[str, float]
 
 
 @dataclass
@@ -64,8 +76,8 @@ class Tally:
         self._device = device
         self._columns: dict[Key, Columns] = {}
         self._layout: list[Key] = []
-        self._known: set[Key] = set()
-        self._must_agree = ranks > 1
+        self._seen: dict[Key, int] = {}
+        self._joins = 0
 
     def add(self, measure: str, places: tuple[str, ...], columns: Columns) -> None:
         """Add one observation: sums add to, and maxima exceed, those of earlier micro-batches."""
@@ -87,17 +99,18 @@ class Tally:
         Args:
             scalars: Numbers of this rank, of which the largest over ranks comes back.
         """
+        columns, self._columns = self._columns, {}
         if self._ranks == 1:
-            self._layout = list(self._columns)
-        elif self._must_agree:
-            self._agree()
-        unknown = any(key not in self._known for key in self._columns) if self._ranks > 1 else False
-        sums, maxima = self._packed([*scalars.values(), float(unknown)])
-        self._columns.clear()
-        if self._ranks > 1:
-            dist.all_reduce(sums, op=dist.ReduceOp.SUM)
-            dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
-        return Pending(self, list(self._layout), list(scalars), sums, maxima)
+            self._layout = list(columns)
+        else:
+            self._joins += 1
+            self._seen.update(dict.fromkeys(columns, self._joins))
+        return self._reduced(Own(columns, dict(scalars)))
+
+    def rejoin(self, own: Own) -> Pending:
+        """Agree on a layout that holds what is new to any rank, and join the same again."""
+        self._agree()
+        return self._reduced(own)
 
     def share(self, value: T) -> T:
         """Return what the first rank passes in. Every rank must call this."""
@@ -109,33 +122,41 @@ class Tally:
 
     def _agree(self) -> None:
         """Make the layout the union of what all ranks know, in the order of the lowest rank."""
-        own = [*self._layout, *(key for key in self._columns if key not in self._known)]
+        oldest = self._joins - _KEPT_JOINS
+        self._seen = {key: join for key, join in self._seen.items() if join > oldest}
         gathered: list[list[Key] | None] = [None] * self._ranks
-        dist.all_gather_object(gathered, own)
-        union = dict.fromkeys(Key(*key) for keys in gathered for key in keys or ())
-        self._layout = list(union)
-        self._known = set(union)
-        self._must_agree = False
+        dist.all_gather_object(gathered, list(self._seen))
+        self._layout = list(dict.fromkeys(Key(*key) for keys in gathered for key in keys or ()))
 
-    def _packed(self, scalars: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def _reduced(self, own: Own) -> Pending:
+        unknown = not own.columns.keys() <= set(self._layout)
+        sums, maxima = self._packed(own.columns, [*own.scalars.values(), float(unknown)])
+        if self._ranks > 1:
+            dist.all_reduce(sums, op=dist.ReduceOp.SUM)
+            dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        return Pending(self, own, list(self._layout), sums, maxima)
+
+    def _packed(
+        self, columns: Mapping[Key, Columns], scalars: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Lay the columns out in the agreed order: presence and sums, scalars and maxima."""
         dtype = wide(self._device)
-        present = [float(key in self._columns) for key in self._layout]
-        sums = [torch.tensor(present, dtype=dtype)]
-        maxima = [torch.tensor(list(scalars), dtype=dtype)]
-        sums[0], maxima[0] = self._moved(sums[0]), self._moved(maxima[0])
+        present = [float(key in columns) for key in self._layout]
+        # devices are named, since users may have made another one the default
+        sums = [self._moved(torch.tensor(present, dtype=dtype, device="cpu"))]
+        maxima = [self._moved(torch.tensor(list(scalars), dtype=dtype, device="cpu"))]
         for key in self._layout:
-            columns = self._columns.get(key)
+            known = columns.get(key)
             rows = len(key.places)
-            if columns is None:
+            if known is None:
                 sums.append(torch.zeros(rows * key.sums, dtype=dtype, device=self._device))
                 lowest = torch.finfo(dtype).min
                 maxima.append(
                     torch.full((rows * key.maxima,), lowest, dtype=dtype, device=self._device)
                 )
             else:
-                sums.append(self._moved(columns.sums.flatten()))
-                maxima.append(self._moved(columns.maxima.flatten()))
+                sums.append(self._moved(known.sums.flatten()))
+                maxima.append(self._moved(known.maxima.flatten()))
         return torch.cat(sums), torch.cat(maxima)
 
     def _moved(self, values: Tensor) -> Tensor:
@@ -147,11 +168,12 @@ class Tally:
 
     def unpacked(
         self, layout: Sequence[Key], names: Sequence[str], sums: Tensor, maxima: Tensor
-    ) -> Joined:
-        """Cut the joined columns up again; remember whether the ranks must agree anew."""
+    ) -> Joined | None:
+        """Cut the joined columns up again; None if a rank had some that the layout lacks."""
         present = sums[: len(layout)]
-        numbers = maxima[: len(names) + 1].tolist()
-        self._must_agree = self._ranks > 1 and numbers[-1] > 0
+        *numbers, unknown = maxima[: len(names) + 1].tolist()
+        if unknown > 0:
+            return None
         at_sum, at_max = len(layout), len(names) + 1
         columns: dict[Key, Columns] = {}
         for i, key in enumerate(layout):
@@ -163,23 +185,23 @@ class Tally:
                     maxima[at_max:next_max].view(rows, key.maxima),
                 )
             at_sum, at_max = next_sum, next_max
-        return Joined(columns, dict(zip(names, numbers[:-1], strict=True)))
+        return Joined(columns, dict(zip(names, numbers, strict=True)))
 
 
 class Pending:
     """Joined columns on their way to the host."""
 
     def __init__(
-        self, tally: Tally, layout: list[Key], names: list[str], sums: Tensor, maxima: Tensor
+        self, tally: Tally, own: Own, layout: list[Key], sums: Tensor, maxima: Tensor
     ) -> None:
         self._tally = tally
+        self._own = own
         self._layout = layout
-        self._names = names
         self._size = sums.numel()
         joined = torch.cat([sums, maxima])
         self._event: Any = None
         if joined.device.type == "cuda":
-            host = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
+            host = torch.empty(joined.shape, dtype=joined.dtype, device="cpu", pin_memory=True)
             self._host = host.copy_(joined, non_blocking=True)
             event: Any = torch.cuda.Event
             self._event = event()
@@ -193,8 +215,12 @@ class Pending:
         return self._event is not None
 
     def wait(self) -> Joined:
-        """Return the numbers, waiting for the copy if it is still under way."""
+        """Return the numbers, waiting for the copy if it is still under way.
+
+        Every rank must call this: where one of them has seen something new, all join again.
+        """
         if self._event is not None:
             self._event.synchronize()
         sums, maxima = self._host[: self._size], self._host[self._size :]
-        return self._tally.unpacked(self._layout, self._names, sums, maxima)
+        joined = self._tally.unpacked(self._layout, list(self._own.scalars), sums, maxima)
+        return self._tally.rejoin(self._own).wait() if joined is None else joined

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Columns, Measure, Numbers, placed
-from lightning_diag.measure.moments import plain, square_sum
+from lightning_diag.measure.moments import Scalar, plain, square_sum
 from lightning_diag.measure.shards import local_part
 
 
@@ -36,31 +36,28 @@ class UpdateMeasure(Measure):
     def observe(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Columns:
         """Compare copies taken before the step with the weights after it, one row each.
 
-        The copies are overwritten.
-
         Shape:
             n pairs of tensors of any shape -> sums ``(n, 3)``, maxima ``(n, 0)``.
         """
         device = before[0].device
-        sums = [self._one(old, new, device) for old, new in zip(before, after, strict=True)]
-        return Columns(torch.cat(sums), sums[0].new_zeros(len(sums), 0))
-
-    def _one(self, before: Tensor, after: Tensor, device: torch.device) -> Tensor:
-        local, share = local_part(after.detach())
-        old = plain(before)
-        weights = square_sum(old).to(device)
-        change = square_sum(plain(local) - old).to(device)
-        return Columns.of(device, (change, weights, share)).sums
+        rows = [_row(old, new) for old, new in zip(before, after, strict=True)]
+        return Columns.of(device, rows)
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
         change, weights, seen = sums.unbind(1)
         observed = seen > 0
         copies = seen.clamp(min=1e-9)
-        has_size = observed & (weights > 0)
+        has_size = observed & (weights != 0)
         ratio = (change / weights.where(has_size, torch.ones_like(weights))).sqrt()
         return {
             "ratio": placed(places, ratio, has_size),
             "norm": placed(places, (change / copies).sqrt(), observed),
             "weight_norm": placed(places, (weights / copies).sqrt(), observed),
         }
+
+
+def _row(before: Tensor, after: Tensor) -> tuple[Scalar, ...]:
+    local, share = local_part(after.detach())
+    old = plain(before)
+    return square_sum(plain(local) - old), square_sum(old), share

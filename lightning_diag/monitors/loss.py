@@ -113,10 +113,10 @@ class LossMonitor(Monitor):
         dtype = wide(device)
         absent = torch.zeros((), dtype=dtype, device=device)
         filled = [absent if loss is None else loss.to(dtype) for loss in steps]
-        counts = torch.tensor([loss is not None for loss in steps], dtype=dtype).to(device)
+        counts = torch.tensor([x is not None for x in steps], dtype=dtype, device="cpu")
         columns = torch.zeros(1, 2 * _SLOTS, dtype=dtype, device=device)
         columns[0, _SLOTS - len(steps) : _SLOTS] = torch.stack(filled)
-        columns[0, 2 * _SLOTS - len(steps) :] = counts
+        columns[0, 2 * _SLOTS - len(steps) :] = counts.to(device, non_blocking=True)
         tally.add(self.tag + _LOSS, ("",), Columns(columns, columns.new_zeros(1, 0)))
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:

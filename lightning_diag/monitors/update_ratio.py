@@ -102,7 +102,7 @@ class UpdateRatioLogger(Monitor):
         if isinstance(skipped, Tensor):
             skipped = skipped.detach().clone().reshape(())
         self._names[step.label] = step.names
-        tally.add(self.tag + _SKIPPED, (step.label,), Columns.of(device, (), (skipped,)))
+        tally.add(self.tag + _SKIPPED, (step.label,), Columns.of(device, [()], [(skipped,)]))
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""

@@ -39,10 +39,13 @@ _LAYERS = {
     "conv_transpose2d": False,
     "conv_transpose3d": False,
 }
-MATRIX_PRODUCTS: frozenset[Any] = frozenset(
-    {torch.matmul, torch.bmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.__matmul__}
+UNITS_LAST: frozenset[Any] = frozenset(
+    {torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, torch.tensordot}
+    | {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm, torch.Tensor.baddbmm}
+    | {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+    | {functional.embedding, functional.multi_head_attention_forward}
 )
-"""Products whose outputs count units in the last dimension, like a linear layer's."""
+"""Other functions whose outputs count units in the last dimension, like a linear layer's."""
 
 
 def _table() -> dict[Any, Function]:
@@ -66,16 +69,21 @@ FUNCTIONS: dict[Any, Function] = _table()
 """What torch passes to a `TorchFunctionMode`, to what it is."""
 _RELU = Function("relu", "relu")
 _CLAMPS: frozenset[Any] = frozenset(
-    {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_}
+    {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, torch.clip, torch.clip_}
     | {torch.Tensor.clamp, torch.Tensor.clamp_, torch.Tensor.clamp_min, torch.Tensor.clamp_min_}
     | {torch.Tensor.clip, torch.Tensor.clip_}
 )
+_HARDTANHS = {
+    (-1.0, 1.0): Function("hardtanh", "hard"),
+    (0.0, 6.0): Function("relu6", "hard"),
+}
+"""By bounds; where others are flat is not known."""
 
 
 def lookup(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function | None:
     """Return what `function` is when called like this, or None if it is not watched.
 
-    A clamp from below at 0 is a ReLU.
+    A clamp from below at 0 is a ReLU, and ``nn.ReLU6`` calls a hardtanh from 0 to 6.
 
     Example:
         >>> lookup(torch.tanh, (), {}).kind
@@ -91,4 +99,8 @@ def lookup(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Func
         high = args[2] if len(args) > 2 else kwargs.get("max")
         is_zero = isinstance(low, (int, float)) and low == 0
         return _RELU if is_zero and high is None else None
+    if found is not None and found.name == "hardtanh":
+        low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
+        high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
+        return _HARDTANHS.get((low, high))
     return found

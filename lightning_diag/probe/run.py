@@ -134,7 +134,9 @@ class Run:
         if scaler is None or not scaler.is_enabled():
             return None
         scale: Tensor | None = scaler._get_scale_async()
-        return torch.tensor(float(scaler.get_scale())) if scale is None else scale
+        if scale is None:  # before the first backward
+            return torch.tensor(float(scaler.get_scale()), device="cpu")
+        return scale
 
     def train_samples(self) -> int | None:
         """Return the size of the training set, None if it is unknown."""

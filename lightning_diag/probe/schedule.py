@@ -15,6 +15,10 @@ _FIRST_STEPS = 4
 _GROWTH = 16
 """Then the spacing is a sixteenth of the step number: about 16 looks for each doubling and more,
 because most faults show early (our choice)."""
+_PAY_BACK = 4
+"""Our choice: where more was spent than allowed, watching goes on at a quarter of the budget."""
+_TO_COMPARE = 3
+"""Spacing at which `StepTimer` gets to measure a step that is not watched."""
 _SAMPLES = 15
 """Lengths of steps kept for each median: the median of 15 is off by more than a third of the
 spread once in twenty times (our choice)."""
@@ -67,13 +71,15 @@ class Budget:
             times: What watched and unwatched steps take, the same on all ranks.
         """
         wanted = step + self.spacing(step)
-        if times.cost is None or times.plain <= 0:
-            # no step to compare with yet: what was watched took at most all of its time
-            over = watched * times.watched - self.startup_seconds
-            return wanted if over <= 0 else max(wanted, step + 2)
+        if times.cost is None:
+            # watching took at most all of the watched steps; the next two may be needed to know
+            spent = (watched + 2) * times.watched
+            return wanted if spent <= self.startup_seconds else max(wanted, step + _TO_COMPARE)
+        per_step = self.max_overhead * times.plain
         spent = (watched + 1) * times.cost - self.startup_seconds
-        affordable = math.ceil(spent / (self.max_overhead * times.plain))
-        return max(wanted, affordable)
+        # a cost that has risen counts for all looks so far: without a limit there may be no more
+        affordable = min(spent / per_step, step + _PAY_BACK * times.cost / per_step)
+        return max(wanted, math.ceil(affordable))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from lightning_diag.measure.base import Call, CallMeasure, Columns
 from lightning_diag.measure.moments import MomentsCache
-from lightning_diag.probe.functions import MATRIX_PRODUCTS, Function, lookup
+from lightning_diag.probe.functions import UNITS_LAST, Function, lookup
 from lightning_diag.probe.places import is_metric
+from lightning_diag.probe.units import UnitDims
 
 # private, but in every torch since 2.0: a mode must be found and taken off below others
 _get_current_function_mode_stack: Callable[[], list[Any]] = (
@@ -56,7 +58,7 @@ class CallWatch(TorchFunctionMode):
         self._look = look
         self._calls: dict[str, int] = {}
         self._cache = MomentsCache()
-        self._channels_last = False
+        self._units = UnitDims()
         self._started = self._entered = False
         self.sites: dict[str, Function] = {}
 
@@ -64,6 +66,7 @@ class CallWatch(TorchFunctionMode):
         """Begin a forward pass: names count from 0 again."""
         self.stop()
         self._calls.clear()
+        self._units.clear()
         self._started = True
         self.resume()
 
@@ -106,9 +109,10 @@ class CallWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         function = lookup(func, args, kwargs) if self._entered else None
         if function is None:
-            if func in MATRIX_PRODUCTS:
-                self._channels_last = True
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if func in UNITS_LAST:
+                self._units.note(output, last=True)
+            return output
         call = self._call(function, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
@@ -122,12 +126,10 @@ class CallWatch(TorchFunctionMode):
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, Tensor) or not _readable(x):
+        if not isinstance(x, Tensor) or not _readable(x) or not _trains():
             return None
         module = running_module(self._modules)
-        if module is None and not torch.is_grad_enabled():
-            return None  # a metric's update, say
-        if module is not None and (is_metric(module) or not _trains(module, x)):
+        if module is not None and is_metric(module):
             return None
         path = "" if module is None else self._modules[id(module)]
         site = f"{path}/{function.name}" if path else function.name
@@ -136,10 +138,10 @@ class CallWatch(TorchFunctionMode):
         place = f"{site}#{index}"
         self.sites.setdefault(place, function)
         if function.channels_last is not None:
-            self._channels_last = function.channels_last
+            self._units.note(x, last=function.channels_last)
         unit_dim = _softmax_dim(args, kwargs) if function.kind == "softmax" else None
         if unit_dim is None:
-            unit_dim = -1 if self._channels_last or x.dim() < 2 else 1
+            unit_dim = self._units.of(x)
         return Call(place, function.name, function.kind, unit_dim, x, None, self._cache)
 
     def _observe(self, call: Call, moment: str) -> None:
@@ -174,21 +176,34 @@ def running_module(modules: Mapping[int, str]) -> nn.Module | None:
 
 
 def _readable(x: Tensor) -> bool:
-    """Whether statistics of `x` can be taken: plain values, that stand somewhere."""
+    """Whether statistics of `x` can be taken: plain, dense values, that stand somewhere."""
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         return False
     if not (x.is_floating_point() or x.is_complex()) or x.device.type == "meta":
         return False
+    if x.layout is not torch.strided or x.is_nested or x.is_inference():
+        return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def _trains(module: nn.Module, x: Tensor) -> bool:
-    """Whether a call within `module` belongs to training.
+_CHECKPOINT = CheckpointFunction.forward.__code__
+"""The code that reentrant activation checkpointing runs modules and functions in."""
 
-    Teachers run without gradients, in modules that do not train; activation checkpointing runs
-    without gradients too, but in modules that do.
+
+def _trains() -> bool:
+    """Whether the call under way belongs to training.
+
+    Metrics and teachers run without gradients, the latter often in training mode; reentrant
+    activation checkpointing runs without gradients too, but is told by its code.
     """
-    return torch.is_grad_enabled() or (module.training and not x.is_inference())
+    if torch.is_grad_enabled():
+        return True
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CHECKPOINT:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _softmax_dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

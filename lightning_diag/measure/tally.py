@@ -27,6 +27,17 @@ _KEPT_JOINS = 16
 lest tensors whose shapes change all the time make it grow."""
 
 
+def joining_ranks(world_size: int) -> int:
+    """Return how many processes can join: all, or 1 where no process group stands.
+
+    Example:
+        >>> joining_ranks(4)
+        1
+    """
+    stands = dist.is_available() and dist.is_initialized()
+    return world_size if stands else 1
+
+
 class Key(NamedTuple):
     """Names the columns of one measure at one or more places."""
 

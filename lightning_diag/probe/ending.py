@@ -18,9 +18,7 @@ class Ending:
         self._epoch = -1
         trainer = run.trainer
         self._has_max_steps = trainer.max_steps != -1
-        self._steps_left: int | None = None
-        if self._has_max_steps and run.automatic:
-            self._steps_left = trainer.max_steps - trainer.global_step
+        self._steps_before = int(trainer.global_step)
 
     def reached(self, batch_idx: int, steps_taken: int) -> bool:
         """Whether the step that starts with this batch is the last.
@@ -42,9 +40,11 @@ class Ending:
         return batch_idx >= self._batch
 
     def _at_max_steps(self, steps_taken: int) -> bool:
-        if self._steps_left is not None:
-            return steps_taken + 1 >= self._steps_left
-        return bool(self._run.trainer.global_step + 1 >= self._run.trainer.max_steps)
+        trainer, each = self._run.trainer, 1.0
+        if steps_taken > 0 and not self._run.automatic:
+            # the trainer counts the steps of all optimizers
+            each = max(1.0, (trainer.global_step - self._steps_before) / steps_taken)
+        return bool(self._steps_before + (steps_taken + 1) * each >= trainer.max_steps)
 
     def _last_batch(self) -> int | None:
         """Return the first batch of the epoch's last step if the fit may end there.

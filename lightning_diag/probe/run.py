@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_diag.measure.tally import joining_ranks
 from lightning_diag.probe.places import named_parameters
 
 _NO_GRADIENTS = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy")
@@ -79,9 +80,7 @@ class Run:
     @property
     def ranks(self) -> int:
         """Processes that train together and can join."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return int(self.trainer.world_size)
-        return 1
+        return joining_ranks(int(self.trainer.world_size))
 
     @property
     def is_first_rank(self) -> bool:

@@ -17,8 +17,8 @@ _GROWTH = 16
 because most faults show early (our choice)."""
 _PAY_BACK = 4
 """Our choice: where more was spent than allowed, watching goes on at a quarter of the budget."""
-_TO_COMPARE = 3
-"""Spacing at which `StepTimer` gets to measure a step that is not watched."""
+_TO_COMPARE = 2
+"""Spacing that leaves a step between, to compare with."""
 _SAMPLES = 15
 """Lengths of steps kept for each median: the median of 15 is off by more than a third of the
 spread once in twenty times (our choice)."""
@@ -72,7 +72,7 @@ class Budget:
         """
         wanted = step + self.spacing(step)
         if times.cost is None:
-            # watching took at most all of the watched steps; the next two may be needed to know
+            # watching took at most all of the watched steps; two more may pass before it is known
             spent = (watched + 2) * times.watched
             return wanted if spent <= self.startup_seconds else max(wanted, step + _TO_COMPARE)
         per_step = self.max_overhead * times.plain

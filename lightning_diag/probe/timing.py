@@ -11,12 +11,15 @@ from lightning_diag.probe.schedule import StepTimes, Times
 _PLAIN_SAMPLES = 8
 """Unwatched steps timed after each watched one (our choice): more would only cost."""
 
+_ENOUGH = 15
+"""Unwatched steps that make a median of their own (our choice, see `StepTimes`)."""
+
 
 class StepTimer:
     """Measures optimizer steps, from batch start to batch end, summed over micro-batches.
 
-    The first step after a watched one is left out: caches are cold and numbers may still be on
-    their way.
+    Once there are enough others, the first step after a watched one is left out: caches are cold and
+    numbers may still be on their way. Where watched and other steps alternate it is all there is.
 
     Args:
         clock: Measures on the host or on the device.
@@ -30,7 +33,7 @@ class StepTimer:
         self._start: Any = None
         self._left = 0
         self._watched = False
-        self._extra = 0.0
+        self._plain = 0
         self.active = False
 
     def begin_step(self, *, watched: bool) -> None:
@@ -64,8 +67,10 @@ class StepTimer:
             self._left = _PLAIN_SAMPLES + 1
         else:
             self._left -= 1
-        if self._watched or self._left < _PLAIN_SAMPLES:
+        is_first = not self._watched and self._left == _PLAIN_SAMPLES
+        if not is_first or self._plain < _ENOUGH:
             self._unread.append((self._spans, 0.0, self._watched))
+            self._plain += not self._watched
         self.active = False
 
     def times(self) -> Times:

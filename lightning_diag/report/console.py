@@ -1,0 +1,197 @@
+"""Findings on the terminal: each when it appears, and all of them at the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import rich
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from lightning_diag.finding import Finding
+from lightning_diag.history import History
+from lightning_diag.report import coverage
+from lightning_diag.report.verdict import Cause, judge
+from lightning_diag.report.words import (
+    SIGNS,
+    Tone,
+    count,
+    evidence,
+    listing,
+    plain,
+    spans,
+    steps,
+    where,
+)
+
+NAME = "lightning_diag"
+
+
+def say(finding: Finding, *, console: Console | None = None) -> None:
+    """Print a finding, in a few lines, above whatever progress bar is running.
+
+    Args:
+        finding: What to print.
+        console: Where to; by default rich's own console, which a rich progress bar shares.
+    """
+    out = console or rich.get_console()
+    head = _head(finding, out, since=True)
+    rows = [("", plain(finding.message)), ("Where", where(finding))]
+    if finding.caused_by:
+        rows.append(("Caused by", plain(finding.caused_by)))
+    if finding.cause_of:
+        rows.append(("Explains", listing(finding.cause_of)))
+    rows.append(("Do", plain(finding.remedy)))
+    _write(out, Text(), head, Padding(_fields(rows), (0, 0, 0, 2)))
+
+
+def summary(
+    findings: Iterable[Finding],
+    history: History,
+    *,
+    report: str | os.PathLike[str] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the verdict on a run: causes with what they explain, evidence, remedy, coverage.
+
+    Args:
+        findings: All findings of the run.
+        history: What they rest on.
+        report: Where the HTML report lies, when one was written.
+        console: Where to print; by default rich's own console.
+    """
+    out = console or rich.get_console()
+    verdict = judge(findings, history)
+    parts: list[RenderableType] = [Text()]
+    if verdict.causes:
+        parts.append(Rule(NAME, style="dim"))
+    parts.append(_verdict_line(verdict.tone, verdict.sentence, out))
+    for cause in verdict.causes:
+        parts += [Text(), *_cause(cause, out)]
+    if verdict.causes:
+        parts.append(Text())
+    parts.append(Padding(_fields(_footer(history, brief=not verdict.causes)), (0, 0, 0, 2)))
+    _write(out, *parts)
+    if report is not None:
+        # A path that is wrapped can neither be clicked nor copied.
+        line = Text.assemble(("  Report        ", "dim"), plain(os.fspath(report)))
+        _write(out, line, wrap=False)
+
+
+def _write(out: Console, *parts: RenderableType, wrap: bool = True) -> None:
+    """Print on a fresh line, with progress bars out of the way."""
+    with _bars_aside(out):
+        if out.options.ascii_only:
+            out.out(_recoded(out, parts, wrap=wrap), highlight=False)
+            return
+        for part in parts:
+            out.print(part, soft_wrap=not wrap, highlight=False)
+
+
+def _recoded(out: Console, parts: Iterable[RenderableType], *, wrap: bool) -> str:
+    """Render for a stream that is not Unicode, where a foreign letter would end the training."""
+    paper = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding, errors="backslashreplace")
+    printer = Console(file=paper, width=out.width)
+    for part in parts:
+        printer.print(part, soft_wrap=not wrap, highlight=False)
+    paper.seek(0)
+    return paper.read().removesuffix("\n")
+
+
+def _bars_aside(out: Console) -> AbstractContextManager[object]:
+    """Let tqdm clear its bars and draw them again below; rich's own bars need no help.
+
+    Without this, a line would be appended to the bar. Whoever never imported tqdm has no bar.
+    """
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None:
+        return nullcontext()
+    aside: AbstractContextManager[object] = tqdm.external_write_mode(file=out.file)
+    return aside
+
+
+def _mark(tone: Tone, out: Console) -> str:
+    sign = SIGNS[tone]
+    return sign.ascii if out.options.ascii_only else sign.mark
+
+
+def _verdict_line(tone: Tone, sentence: str, out: Console) -> Text:
+    name = "" if tone in ("bad", "suspect", "note") else f"{NAME}: "
+    return Text.assemble((f"{_mark(tone, out)} ", SIGNS[tone].style), (name + sentence, "bold"))
+
+
+def _head(finding: Finding, out: Console, *, since: bool = False) -> Text:
+    sign = SIGNS[finding.severity]
+    first, last = finding.steps
+    when = f"since step {first:,}" if since else steps(first, last)
+    return Text.assemble(
+        (f"{_mark(finding.severity, out)} {sign.word}", sign.style),
+        "  ",
+        (plain(finding.code), "bold"),
+        (f"  {when}", "dim"),
+    )
+
+
+def _cause(cause: Cause, out: Console) -> Iterator[RenderableType]:
+    """Yield a cause in full and, beneath it, what it explains in short."""
+    finding = cause.finding
+    yield _head(finding, out)
+    rows = [
+        ("", plain(finding.message)),
+        ("Where", where(finding)),
+        ("Evidence", evidence(finding.evidence)),
+        ("Do", plain(finding.remedy)),
+    ]
+    yield Padding(_fields(rows), (0, 0, 0, 2))
+    for found in cause.consequences:
+        arrow = "-> " if out.options.ascii_only else "└─ "
+        yield Padding(Text.assemble((arrow, "dim"), _head(found, out)), (0, 0, 0, 2))
+        told = [("", plain(found.message)), ("Where", where(found))]
+        yield Padding(_fields(told), (0, 0, 0, 5))
+
+
+def _fields(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Lay out labelled text: a row without a label takes the whole width."""
+    parts: list[RenderableType] = []
+    for label, text in rows:
+        if not label:
+            parts.append(_text(text))
+            continue
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(style="dim", width=13, no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(label, _text(text))
+        parts.append(grid)
+    return Group(*parts)
+
+
+def _text(text: str) -> Text:
+    """Return text with its names in colour; they keep their backticks, for where there is none."""
+    parts = [(f"`{piece}`", "cyan") if is_name else piece for is_name, piece in spans(text)]
+    return Text.assemble(*parts)
+
+
+def _footer(history: History, *, brief: bool) -> Iterator[tuple[str, str]]:
+    """Yield what the verdict rests on; in brief for a run without findings."""
+    if not len(history):
+        return
+    if not brief:
+        steps_seen = count(len(history), "step")
+        yield "Watched", f"{steps_seen}: {coverage.watched(history)}"
+    missed = coverage.not_observed(history)
+    if missed:
+        yield "Not observed", missed
+    unjudged = coverage.not_judged(history)
+    if unjudged:
+        yield (
+            "Not judged",
+            ", ".join(f"{plain(code)} ({plain(why)})" for code, why in unjudged.items()),
+        )
+    yield "Overhead", coverage.overhead(history)

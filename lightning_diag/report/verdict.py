@@ -1,0 +1,85 @@
+"""Findings, folded: each cause once, with what it explains beneath it, and one sentence on top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_diag.finding import SEVERITIES, Finding
+from lightning_diag.history import History
+from lightning_diag.report.words import SIGNS, Tone, count, listing
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A finding that nothing else explains, and the findings that it explains."""
+
+    finding: Finding
+    """The cause."""
+    consequences: tuple[Finding, ...]
+    """What follows from it, directly or through another consequence."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a run first."""
+
+    tone: Tone
+    """The worst severity, or `healthy`, or `unknown` when nothing was watched."""
+    sentence: str
+    """The verdict in one sentence, cause first."""
+    causes: tuple[Cause, ...]
+    """All findings, most severe cause first."""
+
+    def numbered(self) -> list[Finding]:
+        """Return all findings in the order in which they are shown, causes before consequences."""
+        return [found for cause in self.causes for found in (cause.finding, *cause.consequences)]
+
+
+def judge(findings: Iterable[Finding], history: History) -> Verdict:
+    """Fold the findings of a run and put them into one sentence."""
+    causes = fold(findings)
+    if causes:
+        tone: Tone = causes[0].finding.severity
+        return Verdict(tone, f"{SIGNS[tone].meaning}: {_explain(causes)}.", causes)
+    if not len(history):
+        sentence = "Nothing can be said about this run: no optimizer step was watched."
+        return Verdict("unknown", sentence, ())
+    watched = count(len(history), "step")
+    last = max(history.steps)
+    return Verdict("healthy", f"No problem found in {watched} watched up to step {last:,}.", ())
+
+
+def fold(findings: Iterable[Finding]) -> tuple[Cause, ...]:
+    """Group findings under their causes, the most severe cause first."""
+    known = {finding.code: finding for finding in findings}
+    roots = {code: _root(code, known) for code in known}
+    causes = [
+        Cause(
+            known[root],
+            tuple(known[code] for code in known if roots[code] == root and code != root),
+        )
+        for root in known
+        if roots[root] == root
+    ]
+    return tuple(sorted(causes, key=lambda cause: SEVERITIES.index(cause.finding.severity)))
+
+
+def _root(code: str, known: Mapping[str, Finding]) -> str:
+    """Follow a finding to the one that nothing known explains; in a circle, to its first member."""
+    seen = [code]
+    while (parent := known[seen[-1]].caused_by) in known and parent is not None:
+        if parent in seen:
+            return min(seen[seen.index(parent) :], key=list(known).index)
+        seen.append(parent)
+    return seen[-1]
+
+
+def _explain(causes: Sequence[Cause]) -> str:
+    """Write the causes as the rest of the verdict's sentence."""
+    first = causes[0]
+    text = f"{first.finding.code} since step {first.finding.steps[0]:,}"
+    if first.consequences:
+        text += f", which explains {listing([found.code for found in first.consequences])}"
+    others = [cause.finding.code for cause in causes[1:]]
+    return f"{text}; separately, {listing(others)}" if others else text

@@ -150,6 +150,8 @@ class Doctor(Watcher):
         """Sum up: on the terminal, and as a page."""
         for finding in self.findings:
             self._history.add_finding(finding)
+        unjudged = {item.code: item.reason for item in self.diagnosis.not_observed}
+        self._history.update_meta({"not_judged": unjudged})
         if not self._trainer.is_global_zero or self._trainer.fast_dev_run:
             return
         report = None

@@ -25,7 +25,7 @@ class Poisoned(Classifier):
     """Computes NaN from a given step on."""
 
     def __init__(self, step: int = 5) -> None:
-        super().__init__()
+        super().__init__(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3))
         self.step = step
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -124,11 +124,8 @@ class SilenceCounter:
             silent = torch.zeros_like(fired, dtype=torch.float64)
             site = _Site(silent, torch.full_like(fired, step, dtype=torch.int64))
             self._sites[place] = site
-        revived = int(((site.silent >= self.window) & fired).sum())
-        begins = ~fired & (site.silent == 0)
-        site.since[begins] = step
-        site.silent = torch.where(fired, torch.zeros_like(site.silent), site.silent + samples)
         site.seen += samples
+        revived = self._count(site, step, samples, fired)
         if site.seen < self.window:
             return {"window_samples": site.seen}
         dead = site.silent >= self.window
@@ -140,6 +137,16 @@ class SilenceCounter:
         if bool(dead.any()):
             result["since_step"] = float(site.since[dead].min())
         return result
+
+    def _count(self, site: _Site, step: int, samples: float, fired: Tensor) -> int:
+        """Count silent samples on; return how many dead units fired again."""
+        if bool(fired.all()) and not bool(site.silent.any()):
+            return 0  # as in most steps of most nets
+        revived = int(((site.silent >= self.window) & fired).sum())
+        begins = ~fired & (site.silent == 0)
+        site.since[begins] = step
+        site.silent = torch.where(fired, torch.zeros_like(site.silent), site.silent + samples)
+        return revived
 
     def dead_units(self, place: str) -> list[int]:
         """Return the indices of the units of `place` that are dead now."""

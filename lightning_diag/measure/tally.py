@@ -181,7 +181,7 @@ class Tally:
         self, layout: Sequence[Key], names: Sequence[str], sums: Tensor, maxima: Tensor
     ) -> Joined | None:
         """Cut the joined columns up again; None if a rank had some that the layout lacks."""
-        present = sums[: len(layout)]
+        present: list[float] = sums[: len(layout)].tolist()
         *numbers, unknown = maxima[: len(names) + 1].tolist()
         if unknown > 0:
             return None

@@ -36,15 +36,16 @@ class Guard:
         try:
             return action(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # whatever it is, the run goes on
-            self.switch_off(owner, f"it raised {type(error).__name__}: {error}")
+            what = f"it raised {type(error).__name__}: {error}"
+            self.switch_off(owner, f"{what}; please report this as a bug of lightning_diag")
             return None
 
     def switch_off(self, owner: object, reason: str) -> None:
         """Switch `owner` off with one warning that names it."""
         self._off[id(owner)] = owner
         warn(
-            f"{type(owner).__name__} is switched off for the rest of this fit: {reason}. "
-            "Training goes on; please report this as a bug of lightning_diag."
+            f"{type(owner).__name__} is switched off for the rest of this fit, and training goes "
+            f"on: {reason}."
         )
 
     def is_off(self, owner: object) -> bool:

@@ -18,8 +18,9 @@ _ENOUGH = 15
 class StepTimer:
     """Measures optimizer steps, from batch start to batch end, summed over micro-batches.
 
-    Once there are enough others, the first step after a watched one is left out: caches are cold and
-    numbers may still be on their way. Where watched and other steps alternate it is all there is.
+    Once there are enough others, the first step after a watched one is left out: caches are cold
+    and numbers may still be on their way. Where watched and other steps alternate it is all there
+    is.
 
     Args:
         clock: Measures on the host or on the device.

@@ -39,7 +39,7 @@ class CallWatch(TorchFunctionMode):
 
     Args:
         modules: Path of each module that may be running, by ``id``.
-        measures: Measures still in use; looked at anew on every call.
+        measures: What to look at the calls with.
         sink: Takes measure, call and columns.
         look: Runs one observation; returns None and switches the measure off if it raises.
     """
@@ -53,7 +53,8 @@ class CallWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._modules = modules
-        self._measures = measures
+        self._before = _by_kind(measures, "before")
+        self._after = _by_kind(measures, "after")
         self._sink = sink
         self._look = look
         self._calls: dict[str, int] = {}
@@ -116,10 +117,10 @@ class CallWatch(TorchFunctionMode):
         call = self._call(function, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
-        self._observe(call, "before")
+        self._observe(call, self._before)
         call.output = func(*args, **kwargs)
         if isinstance(call.output, Tensor):
-            self._observe(call, "after")
+            self._observe(call, self._after)
         return call.output
 
     def _call(
@@ -144,15 +145,25 @@ class CallWatch(TorchFunctionMode):
             unit_dim = self._units.of(x)
         return Call(place, function.name, function.kind, unit_dim, x, None, self._cache)
 
-    def _observe(self, call: Call, moment: str) -> None:
-        for measure in tuple(self._measures):
-            if call.kind not in measure.kinds:
-                continue
-            with torch.no_grad():
-                observe = measure.before if moment == "before" else measure.after
+    def _observe(self, call: Call, looks: Mapping[str, Sequence[_Look]]) -> None:
+        with torch.no_grad():
+            for measure, observe in looks.get(call.kind, ()):
                 columns = self._look(measure, observe, call)
-            if columns is not None:
-                self._sink(measure, call, columns)
+                if columns is not None:
+                    self._sink(measure, call, columns)
+
+
+_Look = tuple[CallMeasure, Callable[[Call], Columns | None]]
+
+
+def _by_kind(measures: Sequence[CallMeasure], moment: str) -> dict[str, list[_Look]]:
+    """Return what looks at each kind of call at this moment: only who has something to do then."""
+    looks: dict[str, list[_Look]] = {}
+    for measure in measures:
+        if getattr(type(measure), moment) is not getattr(CallMeasure, moment):
+            for kind in measure.kinds:
+                looks.setdefault(kind, []).append((measure, getattr(measure, moment)))
+    return looks
 
 
 _RUN_MODULE = nn.Module._call_impl.__code__

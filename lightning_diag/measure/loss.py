@@ -9,6 +9,8 @@ from statistics import median
 
 _DEVIATION = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+_TENTHS = 2.5631
+"""Range of a normal distribution without its upper and lower tenth, in standard deviations."""
 
 
 def trend_noise(losses: Sequence[float]) -> float | None:
@@ -38,7 +40,8 @@ class SpikeCounter:
     """Counts losses far above what the steps before them lead to expect.
 
     A loss is a spike when it exceeds the median of the last `window` by `deviations` of their
-    robust standard deviation, or is not finite.
+    robust standard deviation, or is not finite. Robust means from the median deviation, or from
+    the range without its tenths where that is wider: losses of two kinds that take turns are none.
 
     Args:
         window: Steps that make up the band, at least 8.
@@ -64,6 +67,10 @@ class SpikeCounter:
         if len(self.recent) >= min(self.window, 8):
             centre = median(self.recent)
             spread = _DEVIATION * median(abs(value - centre) for value in self.recent)
-            spike = loss > centre + self.deviations * max(spread, 1e-3 * abs(centre))
+            ordered = sorted(self.recent)
+            tenth = len(ordered) // 10
+            bulk = (ordered[-1 - tenth] - ordered[tenth]) / _TENTHS if tenth else 0.0
+            spread = max(spread, bulk, 1e-3 * abs(centre))
+            spike = loss > centre + self.deviations * spread
         self.recent.append(loss)
         return spike

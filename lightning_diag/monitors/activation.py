@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from lightning_diag.measure.activation import (
@@ -12,11 +13,12 @@ from lightning_diag.measure.activation import (
 )
 from lightning_diag.measure.base import CallMeasure
 from lightning_diag.measure.histogram import HistogramMeasure
-from lightning_diag.measure.tally import Joined
+from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, extreme, summarised
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.run import Run
 
+Span = tuple[float, float]
 _HISTOGRAM_EVERY = 8
 """Our choice: a histogram costs about as much as all other statistics of a call together."""
 
@@ -76,20 +78,37 @@ class ActivationMonitor(Monitor):
             raise ValueError(message)
         self.bins = bins
         self._measures = (OutputMeasure(), SaturationMeasure(), VarianceGainMeasure())
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._ranges: dict[str, Span] = {}
+        self._spans: dict[str, Span] = {}
+        self._taken: deque[dict[str, Span]] = deque()
         self._looks = 0
+        self._has_begun = False
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
         self._ranges.clear()
+        self._spans = {}
+        self._taken.clear()
         self._looks = 0
+        self._has_begun = False
 
     def call_measures(self) -> Sequence[CallMeasure]:
         """See `Observer.call_measures`."""
         return (*self._measures, HistogramMeasure(self.bins, self._range_of))
 
-    def _range_of(self, place: str) -> tuple[float, float] | None:
-        return self._ranges.get(place) if self._looks % _HISTOGRAM_EVERY == 1 else None
+    def _range_of(self, place: str) -> Span | None:
+        return self._spans.get(place)
+
+    def collect(self, tally: Tally) -> None:
+        """See `Observer.collect`.
+
+        The bins of a step stand before it begins, and its digest may come after the next one has.
+        """
+        self._taken.append(self._spans)
+        self._looks += 1
+        is_due = self._looks % _HISTOGRAM_EVERY == 1 or not self._has_begun
+        self._spans = dict(self._ranges) if is_due else {}
+        self._has_begun |= bool(self._spans)
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
@@ -97,10 +116,11 @@ class ActivationMonitor(Monitor):
         for measure in self._measures:
             digest.values.update(summarised(measure, joined, self.tag))
         histograms: dict[str, list[float]] = {}
+        spans = self._taken.popleft()
         for key, columns in joined.columns.items():
             if key.measure == self.tag + "HistogramMeasure":
                 place = key.places[0]
-                histograms[place] = [*self._ranges[place], *columns.sums[0].tolist()]
+                histograms[place] = [*spans[place], *columns.sums[0].tolist()]
         if histograms:
             digest.lists["activation/histogram"] = histograms
         for key, columns in joined.columns.items():
@@ -108,7 +128,6 @@ class ActivationMonitor(Monitor):
                 high, low = float(columns.maxima[0, 0]), -float(columns.maxima[0, 1])
                 if math.isfinite(high) and math.isfinite(low) and low < high:
                     self._ranges[key.places[0]] = (low, high)
-        self._looks += 1
         return digest
 
     def headline(self, values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -112,14 +112,16 @@ class GradientMonitor(Monitor):
         for key, columns in joined.columns.items():
             if key.measure == self.tag + "GradientMeasure":
                 label = self._labels.get(key.places, "")
-                total = root_sum_square([norms[name] for name in key.places if name in norms])
-                digest.put("gradient/total_norm", label, total)
+                parts = [norms[name] for name in key.places if name in norms]
+                if parts:
+                    digest.put("gradient/total_norm", label, root_sum_square(parts))
             elif key.measure == self.tag + _CLIPPED:
                 label = self._labels.get(key.places, "")
                 sums, seen = columns.sums.unbind(1)
                 observed = seen > 0
-                clipped = float((sums[observed] / seen[observed]).sum().sqrt())
-                digest.put("gradient/clipped_norm", label, clipped)
+                if bool(observed.any()):
+                    clipped = float((sums[observed] / seen[observed]).sum().sqrt())
+                    digest.put("gradient/clipped_norm", label, clipped)
             elif key.measure == self.tag + _SCALE:
                 digest.put("amp/scale", "", float(columns.maxima[0, 0]))
         self._add_clipping(digest)

@@ -80,6 +80,7 @@ class LossMonitor(Monitor):
         self._micro: list[Tensor] = []
         self._losses: deque[list[Tensor]] = deque(maxlen=_SLOTS)
         self._rates: dict[str, float] = {}
+        self._noted: deque[dict[str, float]] = deque()
         self._mean = math.nan
         self._run: Run | None = None
 
@@ -88,6 +89,7 @@ class LossMonitor(Monitor):
         self._run = run
         self._micro, self._rates = [], {}
         self._losses.clear()
+        self._noted.clear()
 
     def batch_ended(self, loss: Tensor | None, stepped: bool) -> None:  # noqa: FBT001
         """See `Observer.batch_ended`."""
@@ -104,6 +106,8 @@ class LossMonitor(Monitor):
 
     def collect(self, tally: Tally) -> None:
         """See `Observer.collect`."""
+        # where numbers are still on their way, the next step begins before this one's digest
+        self._noted.append(self._rates)
         if not any(self._losses):
             self._losses.clear()
             return
@@ -122,7 +126,7 @@ class LossMonitor(Monitor):
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
         digest = Digest()
-        for name, rate in self._rates.items():
+        for name, rate in self._noted.popleft().items():
             if not math.isnan(rate):
                 digest.put("lr/value", name, rate)
         for key, columns in joined.columns.items():

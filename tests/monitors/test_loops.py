@@ -234,3 +234,27 @@ def test_optimizer_without_hooks_is_looked_at_after_the_batch() -> None:
 
     trainer(UpdateRatioLogger(**EVERY_STEP), max_epochs=1).fit(Odd(), data())
     assert len(history().series("update/ratio", "net.head.weight").steps) == 6
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "a step later"])
+def test_numbers_that_arrive_late_belong_to_their_step(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the copy to the host is read one step later: the numbers must not change."""
+    from lightning_diag.measure.tally import Pending
+
+    class Scheduled(Classifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    monkeypatch.setattr(Pending, "asynchronous", late)
+    trainer(*all_monitors(), max_epochs=3).fit(Scheduled(), data())
+    found = history()
+    assert found.steps == list(range(18))
+    assert list(found.series("lr/value", "SGD/group0").values)[:4] == [1.0, 0.5, 0.25, 0.125]
+    assert found.series("loss/train").steps == list(range(18))
+    for _, (low, high, *counts) in found.lists("activation/histogram", "net/tanh#0"):
+        assert -1 <= low < high <= 1
+        assert sum(counts) == 8 * 16

@@ -1,0 +1,89 @@
+"""`Rule`: a pure function of a history, whose thresholds are its fields."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning_diag.finding import Finding
+from lightning_diag.history import History
+
+
+@dataclass(frozen=True)
+class NotObserved:
+    """A rule that cannot judge, and why. It is neither a finding nor a clean bill.
+
+    Example:
+        >>> NotObserved("dead-relu", "no ReLU was seen").reason
+        'no ReLU was seen'
+    """
+
+    code: str
+    """The rule's public name."""
+    reason: str
+    """What is missing, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """What to look for in a run, and from where on it counts.
+
+    A rule is called with the history after each record, so it looks at a bounded part of it. It
+    returns at most one finding; `Diagnosis` follows that over time. A subclass is a frozen
+    dataclass whose fields are its thresholds; its docstring has the sections What it sees, Why it
+    matters, What to do and References.
+    """
+
+    code: ClassVar[str]
+    """Public name, kebab-case: the name of the problem."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Metrics without which the rule cannot judge."""
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Metrics that the rule looks at if they are there."""
+    tells_onset: ClassVar[bool] = False
+    """Whether the finding is about how it began, so that later ones only prolong it."""
+
+    def __call__(self, history: History) -> list[Finding]:
+        """Return the finding, if there is one; [] also when nothing could be judged."""
+        verdict = self.check(history)
+        return [] if isinstance(verdict, NotObserved) else verdict
+
+    def check(self, history: History) -> list[Finding] | NotObserved:
+        """Return the finding if there is one, or why nothing could be judged."""
+        if not len(history):
+            return self.not_observed("no step was watched")
+        known = set(history.metrics())
+        missing = [metric for metric in self.needs if metric not in known]
+        if missing:
+            return self.not_observed(f"{' and '.join(f'`{m}`' for m in missing)} was not measured")
+        return self.judge(history)
+
+    @abstractmethod
+    def judge(self, history: History) -> list[Finding] | NotObserved:
+        """Judge a history that has records, and every metric of `needs`."""
+
+    def not_observed(self, reason: str) -> NotObserved:
+        """Return that this rule cannot judge."""
+        return NotObserved(self.code, reason)
+
+    def _require(self, *names: str, least: float, most: float = math.inf, unit: str = "") -> None:
+        """Check that thresholds are numbers from `least` to `most`."""
+        for name in names:
+            value = getattr(self, name)
+            if not least <= value <= most:
+                limit = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+                what = f"{limit} {unit}".rstrip()
+                raise ValueError(f"`{name}` must be {what}, got {value!r}.")
+
+    def _require_order(self, *names: str) -> None:
+        """Check that thresholds ascend."""
+        values = [getattr(self, name) for name in names]
+        for i in range(1, len(names)):
+            if values[i] < values[i - 1]:
+                message = (
+                    f"`{names[i]}` must be at least `{names[i - 1]}`, {values[i - 1]!r}, "
+                    f"got {values[i]!r}."
+                )
+                raise ValueError(message)

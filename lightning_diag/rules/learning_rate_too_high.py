@@ -1,0 +1,229 @@
+"""`LearningRateTooHigh`: updates so large that training suffers from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import ClassVar, NamedTuple
+
+from lightning_diag.finding import Evidence, Finding, Severity
+from lightning_diag.history import History, Series
+from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.dead_relu import silenced_between, without_loops
+from lightning_diag.rules.reading import (
+    Loss,
+    best_level,
+    loss_of_weights,
+    shown,
+    travel,
+    typical_ratio,
+    weights,
+)
+from lightning_diag.rules.saturated_activation import hidden_calls
+
+_SUSTAINED = 10
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A history, and its update ratios if they are asked for: reading them takes a while."""
+
+    history: History
+    loss: Loss
+
+    @cached_property
+    def ratio(self) -> Series:
+        return typical_ratio(self.history)
+
+
+class _Harm(NamedTuple):
+    severity: Severity
+    text: str
+    """What happened, as the end of a sentence."""
+    large: float
+    """The update ratio that counts as large."""
+
+
+@dataclass(frozen=True)
+class LearningRateTooHigh(Rule):
+    """Updates so large, against the weights, that training suffers from them.
+
+    What it sees:
+        Two witnesses, and both must agree. *Updates*: in some watched steps the typical weight
+        tensor changed by `ratio` of its size or more, and unless the run was lost or units died
+        with it, weights moved `travel` times their own size in such steps, or `jump` in one.
+        *Harm*: the loss is not finite, or three times what it was at first; after `patience` steps
+        it has not fallen at all, or has lost `lost` of a gain of at least 30 %; after 100 steps it
+        has not halved while hidden sigmoids or tanhs are saturated; after 200 steps it has not
+        halved while the newest ten watched steps all stayed above `sustained`; or `dead` of the
+        units of a ReLU fell silent with such an update. Large updates without harm are normal:
+        Adam's first steps, small networks, weights behind a norm layer. Weights that start at
+        zero are left out.
+
+    Why it matters:
+        Steps that overshoot throw the weights to where the loss is worse; units die or saturate,
+        and that outlasts the learning rate (W5, W6, W10).
+
+    What to do:
+        Divide the learning rate by 3 to 10, until updates are about a thousandth of the weights;
+        warm it up, or clip gradients if only a few steps are too large.
+
+    References:
+        CS231n course notes, Neural Networks Part 3: ratio of updates to weights about 1e-3.
+        Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv:1706.02677 (warm-up).
+    """
+
+    code: ClassVar[str] = "learning-rate-too-high"
+    needs: ClassVar[tuple[str, ...]] = ("update/ratio", "loss/train")
+    uses: ClassVar[tuple[str, ...]] = (
+        "activation/saturated_fraction",
+        "dead_relu/fraction",
+        "dead_relu/since_step",
+        "dead_relu/window_samples",
+        "update/norm",
+    )
+
+    ratio: float = 0.03
+    """Update ratio that counts as large, 0 or more. Our choice, thirty times the usual 1e-3 of
+    the CS231n notes: most healthy runs never get there, and every run that its learning rate had
+    harmed did."""
+    travel: float = 2.0
+    """Times their own size that the weights must have moved in such steps, 0 or more. Our choice:
+    after that nothing is left of the initial weights."""
+    jump: float = 0.5
+    """Update ratio that counts by itself, at least `ratio`. Our choice: half of every weight
+    replaced in one step."""
+    sustained: float = 0.02
+    """Update ratio that ten watched steps stay above while the loss does not halve, 0 or more. Our
+    choice: twenty times the usual; healthy runs that had halved their loss kept below 0.018, those
+    on noisy targets, which cannot, below 0.013."""
+    lost: float = 0.5
+    """Share of what the loss had won, and has lost again, that counts as harm, 0 to 1. Our
+    choice: a healthy loss, also a noisy one, gives back less than a third."""
+    dead: float = 0.4
+    """Share of the units of a ReLU call, dead since a large update, that counts as harm, 0 to 1
+    (W5, CS231n: a learning rate set too high can kill 40 %)."""
+    saturated: float = 0.5
+    """Share of saturated inputs that counts as harm, 0 to 1, as in `saturated-activation`."""
+    patience: int = 32
+    """Steps before the loss is judged, at least 16. Our choice: healthy runs that start with a
+    bump are over it after two or three dozen steps."""
+
+    def __post_init__(self) -> None:
+        self._require("ratio", "travel", "jump", "sustained", least=0.0)
+        self._require_order("ratio", "jump")
+        self._require("lost", "dead", "saturated", least=0.0, most=1.0)
+        self._require("patience", least=16, unit="steps")
+
+    def judge(self, history: History) -> list[Finding] | NotObserved:
+        """See `Rule.judge`."""
+        loss = loss_of_weights(history)
+        if isinstance(loss, str):
+            return self.not_observed(loss)
+        if not loss.from_start:
+            return self.not_observed("the first steps of the run are not known")
+        case = _Case(history, loss)
+        harm = (
+            self._harm_to_loss(case)
+            or self._died(case)
+            or self._saturated(case)
+            or self._crawls(case)
+        )
+        return [self._found(case, harm)] if harm else []
+
+    def _is_large(self, ratio: Series, *, is_lost: bool = False) -> bool:
+        peak = max((value for value in ratio.values if value < math.inf), default=0.0)
+        least = self.ratio if is_lost else self.jump
+        return peak >= least or travel(ratio, self.ratio) >= self.travel
+
+    def _harm_to_loss(self, case: _Case) -> _Harm | None:
+        loss, is_lost = case.loss, case.loss.now == math.inf
+        is_judged = loss.steps >= self.patience and loss.progress < 0.7
+        if not (is_lost or loss.progress < -2.0 or is_judged):
+            return None
+        if not self._is_large(case.ratio, is_lost=is_lost):
+            return None
+        text = self._what_became_of(case)
+        return _Harm("bad", text, self.ratio) if text else None
+
+    def _what_became_of(self, case: _Case) -> str | None:
+        """Say what went wrong with the loss, if it did."""
+        loss = case.loss
+        if loss.now == math.inf or loss.progress < -2.0:
+            return f"the loss went from {shown(loss.start)} to {shown(loss.now)}"
+        best = best_level(case.history)
+        # What was won must be more than the noise of a few batches.
+        if best < 0.7 * loss.start and loss.now - best > self.lost * (loss.start - best):
+            return f"the loss is back at {shown(loss.now)}, after {shown(best)}"
+        if loss.progress < 0.05:
+            return f"the loss stands at {shown(loss.now)}, where it began"
+        return None
+
+    def _died(self, case: _Case) -> _Harm | None:
+        history = case.history
+        dead = without_loops(history.last("dead_relu/fraction"), history.meta.get("sites", {}))
+        if not dead:
+            return None
+        place = max(dead, key=dead.__getitem__)
+        if dead[place] >= self.dead:
+            begin, end = silenced_between(history, place)
+            near = [v for s, v in zip(*case.ratio, strict=True) if begin <= s < end]
+            if self.ratio <= max(near, default=0.0) < math.inf:
+                text = f"{dead[place]:.0%} of the units of `{place}` died with them"
+                return _Harm("suspect", text, self.ratio)
+        return None
+
+    def _saturated(self, case: _Case) -> _Harm | None:
+        if case.loss.steps < 100 or not case.loss.progress < 0.5:
+            return None
+        newest = case.history.last("activation/saturated_fraction")
+        for place in hidden_calls(case.history):
+            if newest.get(place, 0.0) >= self.saturated:
+                values = case.history.series("activation/saturated_fraction", place).values
+                if values[0] < self.saturated / 2 and self._is_large(case.ratio):
+                    text = f"`{place}` has saturated for {values[-1]:.0%} of its inputs"
+                    return _Harm("suspect", text, self.ratio)
+        return None
+
+    def _crawls(self, case: _Case) -> _Harm | None:
+        loss, newest = case.loss, case.history.last("update/ratio")
+        if loss.steps < 200 or not loss.progress < 0.5:
+            return None
+        if (
+            not median(newest.get(name, 0.0) for name in weights(case.history))
+            >= self.sustained / 2
+        ):
+            return None
+        values = case.ratio.values[-_SUSTAINED:]
+        if len(values) < _SUSTAINED or min(values) < self.sustained or max(values) == math.inf:
+            return None
+        text = f"the loss has only come from {shown(loss.start)} to {shown(loss.now)}"
+        return _Harm("suspect", text, self.sustained)
+
+    def _found(self, case: _Case, harm: _Harm) -> Finding:
+        history, ratio = case.history, case.ratio
+        large = [(v, s) for s, v in zip(*ratio, strict=True) if harm.large <= v < math.inf]
+        peak, step = max(large)
+        middle = median(value for value, _ in large)
+        newest = history.last("update/ratio")
+        known = [name for name in weights(history) if name in newest]
+        first, last = large[0][1], large[-1][1]
+        return Finding(
+            code=self.code,
+            severity=harm.severity,
+            message=(
+                f"Updates are too large: in {len(large)} of {len(ratio.steps)} watched steps the "
+                f"typical weight changed by {shown(harm.large)} of its size or more (usual: 0.001; "
+                f"median of those {shown(middle)}, at step {step:,} {shown(peak)}), and "
+                f"{harm.text}."
+            ),
+            remedy=(
+                "Divide the learning rate by 3 to 10, until `update/ratio` is about 1e-3; if only "
+                "the first steps are too large, warm it up."
+            ),
+            places=tuple(sorted(known, key=lambda name: -newest[name])[:8]),
+            steps=(first, history.steps[-1]),
+            evidence=Evidence(peak, harm.large, last - first + 1, len(large)),
+        )

@@ -1,0 +1,193 @@
+"""`learning-rate-too-high`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from lightning_diag.rules.base import NotObserved
+from lightning_diag.rules.learning_rate_too_high import LearningRateTooHigh
+from rules.stories import STEPS, call, flat, healthy_loss, meta, story, weight
+
+
+def _ratio(value: float, *, until: int = 10**9) -> Any:
+    def change(step: int, values: Any) -> None:
+        if step < until:
+            values["update/ratio"] = dict.fromkeys(values["update/ratio"], value)
+
+    return change
+
+
+def _found(history: Any) -> int:
+    return len(LearningRateTooHigh()(history))
+
+
+def test_a_loss_that_stays_where_it_began_with_large_updates_is_found() -> None:
+    """W6, W10."""
+    (finding,) = LearningRateTooHigh()(story(_ratio(0.1), loss=lambda step: 2.3))
+    assert finding.severity == "bad"
+    assert finding.steps == (0, STEPS[-1])
+    assert finding.evidence.value == 0.1
+    assert finding.evidence.threshold == 0.03
+    assert finding.evidence.observations == len(STEPS)
+    assert finding.message == (
+        f"Updates are too large: in {len(STEPS)} of {len(STEPS)} watched steps the typical weight "
+        "changed by 0.03 of its size or more (usual: 0.001; median of those 0.1, at step 399 "
+        "0.1), and the loss stands at 2.3, where it began."
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda step: 2.3 + step, "the loss went from 2.3 to"),
+        (lambda step: 2.3 if step < 30 else math.nan, "the loss went from 2.3 to inf"),
+        (lambda step: 2.3 if step % 200 < 100 else 0.5, "the loss is back at 2.3, after 0.5"),
+    ],
+)
+def test_harm_to_the_loss_is_told(loss: Any, what: str) -> None:
+    steps = [step for step in STEPS if step < 240]
+    (finding,) = LearningRateTooHigh()(story(_ratio(0.1), loss=loss, steps=steps))
+    assert finding.severity == "bad"
+    assert what in finding.message
+
+
+def test_large_updates_without_harm_are_healthy() -> None:
+    """Small networks, weights behind a norm layer, Adam."""
+    assert _found(story(_ratio(0.1), loss=healthy_loss)) == 0
+
+
+def test_the_first_steps_of_adam_are_healthy() -> None:
+    """Its first updates are as large as the learning rate, whatever the gradient."""
+    for many in range(1, len(STEPS), 3):
+        history = story(_ratio(0.2, until=12), loss=healthy_loss, steps=STEPS[:many])
+        assert _found(history) == 0
+
+
+def test_harm_with_usual_updates_has_another_cause() -> None:
+    assert _found(story(loss=lambda step: 2.3 + step)) == 0
+    assert _found(story(loss=flat)) == 0
+
+
+def test_a_bump_at_the_start_is_forgiven() -> None:
+    """L2: what warm-up would have avoided."""
+    loss = lambda step: 2.3 + 3 * math.exp(-((step - 6) ** 2) / 20) if step < 25 else 1.0  # noqa: E731
+    for many in range(1, len(STEPS), 2):
+        assert _found(story(_ratio(0.1, until=20), loss=loss, steps=STEPS[:many])) == 0
+
+
+@pytest.mark.parametrize(("value", "until", "found"), [(0.031, 68, 1), (0.031, 62, 0)])
+def test_how_far_the_weights_moved_decides(value: float, until: int, found: int) -> None:
+    """Two times their own size: 0.031 a step for 65 steps."""
+    assert _found(story(_ratio(value, until=until), loss=lambda step: 2.3)) == found
+
+
+@pytest.mark.parametrize(("value", "found"), [(0.5, 1), (0.499, 0)])
+def test_one_jump_decides(value: float, found: int) -> None:
+    assert _found(story(_ratio(value, until=1), loss=lambda step: 2.3)) == found
+
+
+def test_the_loss_is_given_time() -> None:
+    early = [step for step in STEPS if step < 32]
+    late = [step for step in STEPS if step <= 32]
+    assert _found(story(_ratio(0.3), loss=lambda step: 2.3, steps=early)) == 0
+    assert _found(story(_ratio(0.3), loss=lambda step: 2.3, steps=late)) == 1
+
+
+def test_noise_around_a_small_gain_is_not_a_loss_of_it() -> None:
+    def loss(low: float) -> Any:
+        return lambda step: 2.3 if step < 50 else low if step < 150 else 2.1
+
+    assert _found(story(_ratio(0.1, until=100), loss=loss(1.65))) == 0
+    assert _found(story(_ratio(0.1, until=100), loss=loss(1.55))) == 1
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.4, 1), (0.39, 0)])
+def test_units_that_died_with_a_large_update_are_harm_enough(share: float, found: int) -> None:
+    """W5: 40 % of the units."""
+
+    def change(step: int, values: Any) -> None:
+        values["dead_relu/fraction"][call(1)] = share if step >= 9 else 0.0
+        _ratio(0.05 if step == 7 else 1e-3)(step, values)
+
+    history = story(change)
+    assert _found(history) == found
+    if found:
+        (finding,) = LearningRateTooHigh()(history)
+        assert finding.severity == "suspect"
+        assert "40% of the units of `net.1.act/relu#0` died with them" in finding.message
+
+
+def test_units_that_were_dead_at_the_first_look_died_of_something_else() -> None:
+    def change(step: int, values: Any) -> None:
+        values["dead_relu/fraction"][call(1)] = 0.9
+        _ratio(0.05, until=12)(step, values)
+
+    assert _found(story(change)) == 0
+
+
+def test_tanhs_that_saturated_while_the_loss_does_not_halve_are_harm() -> None:
+    def change(step: int, values: Any) -> None:
+        values["activation/saturated_fraction"][call(1, "tanh")] = 0.9 if step > 10 else 0.1
+        _ratio(0.1, until=50)(step, values)
+
+    slow = story(change, function="tanh", loss=lambda step: 2.3 - 0.002 * step)
+    (finding,) = LearningRateTooHigh()(slow)
+    assert "`net.1.act/tanh#0` has saturated for 90% of its inputs" in finding.message
+    assert _found(story(change, function="tanh", loss=healthy_loss)) == 0
+
+
+@pytest.mark.parametrize(("value", "found"), [(0.02, 1), (0.0199, 0)])
+def test_updates_that_stay_large_while_the_loss_crawls_are_suspect(
+    value: float, found: int
+) -> None:
+    """W10: the loss falls, then stalls too high."""
+    history = story(_ratio(value), loss=lambda step: 2.3 if step < 50 else 1.5)
+    assert _found(history) == found
+
+
+def test_weights_that_start_at_zero_do_not_count() -> None:
+    """P37: at first, each step changes them by their own size."""
+    zero = [weight(i) for i in range(0, 6, 2)]
+
+    def change(step: int, values: Any) -> None:
+        for name in zero:
+            values["update/ratio"][name] = 1.0 / max(step, 1)
+        if step == 0:
+            for name in zero:
+                del values["update/ratio"][name]
+
+    assert _found(story(change, loss=lambda step: 2.3)) == 0
+
+
+def test_weights_that_turned_to_nan_do_not_count() -> None:
+    """NaN in a batch is `non-finite`, and nothing else."""
+
+    def change(step: int, values: Any) -> None:
+        if step > 100:
+            _ratio(math.nan)(step, values)
+
+    assert _found(story(change, loss=lambda s: math.nan if s > 100 else healthy_loss(s))) == 0
+
+
+def test_the_start_of_the_run_must_be_known() -> None:
+    """A resumed run begins with a low loss, and cannot fall far."""
+    history = story(_ratio(0.1), loss=lambda step: 0.1, steps=range(5000, 5400, 3))
+    verdict = LearningRateTooHigh().check(history)
+    assert isinstance(verdict, NotObserved)
+    assert verdict.reason == "the first steps of the run are not known"
+
+
+@pytest.mark.parametrize(
+    ("about", "loss", "reason"),
+    [
+        (meta(optimizers=["Adam", "Adam"]), flat, "several optimizers share one loss curve"),
+        (meta(frozen=range(6)), flat, "no optimizer holds a weight of two dimensions or more"),
+        (meta(), lambda step: -5.0, "the first loss is not above 0, so that progress has no scale"),
+    ],
+)
+def test_what_cannot_be_judged_is_not_observed(about: Any, loss: Any, reason: str) -> None:
+    verdict = LearningRateTooHigh().check(story(_ratio(0.1), loss=loss, about=about))
+    assert verdict == NotObserved("learning-rate-too-high", reason)

@@ -1,0 +1,133 @@
+"""`vanishing-gradient`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_diag.rules.base import NotObserved
+from lightning_diag.rules.vanishing_gradient import VanishingGradient
+from rules.stories import LAYERS, STEPS, flat, geometric, healthy_loss, meta, story, weight
+
+NAMES = [weight(i) for i in range(LAYERS)]
+
+
+def _profile(gradient: list[float], ratio: list[float]) -> Any:
+    def change(step: int, values: Any) -> None:
+        values["gradient/norm"] = dict(zip(NAMES, gradient, strict=True))
+        values["update/ratio"] = dict(zip(NAMES, ratio, strict=True))
+
+    return change
+
+
+STARVED = geometric(1e-7, 20.0)
+SLOW = geometric(1e-8, 10.0)
+EVEN = [2e-3] * LAYERS
+
+
+def test_a_deep_sigmoid_net_starves_its_early_layers() -> None:
+    """W1: the first starved layer is named."""
+    (finding,) = VanishingGradient()(story(_profile(STARVED, SLOW), loss=flat))
+    assert finding.severity == "bad"
+    assert finding.places == (weight(0), weight(1), weight(2))
+    assert finding.evidence.value == pytest.approx(20.0**-5)
+    assert finding.evidence.observations == 8
+    assert (
+        "`net.2.weight` and every layer before it are starved. The RMS gradient of "
+        "`net.0.weight` is 3.1e-07 of that of `net.5.weight` (threshold 0.001)" in finding.message
+    )
+
+
+def test_if_later_layers_learn_all_the_same_it_is_suspect() -> None:
+    (finding,) = VanishingGradient()(story(_profile(STARVED, SLOW)))
+    assert finding.severity == "suspect"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "ratio"),
+    [
+        ([1.01e-3, 1.0, 1.0, 1.0, 1.0, 1.0], [1e-6, *EVEN[1:]]),
+        ([0.99e-3, 1.0, 1.0, 1.0, 1.0, 1.0], [2.01e-5, *EVEN[1:]]),
+    ],
+)
+def test_just_above_either_threshold_nothing_is_said(
+    gradient: list[float], ratio: list[float]
+) -> None:
+    assert VanishingGradient()(story(_profile(gradient, ratio), loss=flat)) == []
+
+
+def test_just_below_both_thresholds_it_is_found() -> None:
+    gradient = [0.99e-3, 1.0, 1.0, 1.0, 1.0, 1.0]
+    history = story(_profile(gradient, [1.99e-5, *EVEN[1:]]), loss=flat)
+    (finding,) = VanishingGradient()(history)
+    assert finding.places == (weight(0),)
+
+
+def test_adam_that_moves_all_layers_and_learns_is_healthy() -> None:
+    assert VanishingGradient()(story(_profile(STARVED, EVEN), loss=healthy_loss)) == []
+
+
+def test_adam_that_follows_rounding_errors_and_stands_still_is_suspect() -> None:
+    history = story(_profile(STARVED, EVEN), loss=flat)
+    (finding,) = VanishingGradient()(history)
+    assert finding.severity == "suspect"
+    assert "follows little but rounding errors" in finding.message
+
+
+def test_a_plateau_of_adam_is_given_time() -> None:
+    steps = [step for step in STEPS if step < 100]
+    assert VanishingGradient()(story(_profile(STARVED, EVEN), loss=flat, steps=steps)) == []
+
+
+def test_a_starved_layer_between_fed_ones_is_not_vanishing() -> None:
+    """Blocks behind a skip connection, or with a gain that starts at zero."""
+    gradient, ratio = [1.0, 1e-6, 1.0, 1e-6, 1.0, 1.0], [1e-3, 1e-9, 1e-3, 1e-9, 1e-3, 1e-3]
+    assert VanishingGradient()(story(_profile(gradient, ratio), loss=flat)) == []
+
+
+def test_frozen_layers_do_not_count() -> None:
+    history = story(_profile(STARVED, SLOW), loss=flat, about=meta(frozen=[0, 1, 2]))
+    assert VanishingGradient()(history) == []
+
+
+def test_an_exact_zero_is_left_to_missing_gradient() -> None:
+    gradient = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    assert VanishingGradient()(story(_profile(gradient, gradient), loss=flat)) == []
+
+
+def test_networks_of_two_optimizers_are_judged_apart() -> None:
+    """P35: a discriminator's gradients say nothing of a generator's."""
+    about = meta(optimizers=["Adam", "Adam"], owner=lambda i: i // 3)
+    gradient = [1e-6, 1e-6, 1e-6, 1.0, 1.0, 1.0]
+    assert VanishingGradient()(story(_profile(gradient, SLOW), loss=flat, about=about)) == []
+
+
+def test_depth_is_the_order_of_the_forward_pass() -> None:
+    """A head that was registered first is still the last layer."""
+    about = meta()
+    about["parameters"] = dict(reversed(about["parameters"].items()))
+    (finding,) = VanishingGradient()(story(_profile(STARVED, SLOW), loss=flat, about=about))
+    assert finding.places[0] == weight(0)
+
+
+def test_sparse_gradients_are_left_out() -> None:
+    """An embedding's gradient is almost all zeros; its norm says little."""
+
+    def change(step: int, values: Any) -> None:
+        _profile([1e-7, 1.0, 1.0, 1.0, 1.0, 1.0], [1e-9, *EVEN[1:]])(step, values)
+        values["gradient/zero_fraction"][weight(0)] = 0.99
+
+    assert VanishingGradient()(story(change, loss=flat)) == []
+
+
+def test_two_layers_have_no_depth() -> None:
+    verdict = VanishingGradient().check(story(layers=2))
+    assert verdict == NotObserved(
+        "vanishing-gradient", "no optimizer has three linear or convolution layers"
+    )
+
+
+def test_the_first_steps_are_too_early() -> None:
+    verdict = VanishingGradient().check(story(_profile(STARVED, SLOW), steps=STEPS[:15]))
+    assert verdict == NotObserved("vanishing-gradient", "fewer than 16 steps were watched")

@@ -18,6 +18,9 @@ import lightning_diag
 ROOT = Path(__file__).resolve().parent.parent
 RunPython = Callable[..., str]
 
+# Tensors that are made while tests are collected must be the same in every worker.
+torch.manual_seed(0)
+
 
 @pytest.fixture(autouse=True)
 def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from lightning_diag.measure.base import CallMeasure
 from lightning_diag.measure.tally import Joined, Tally
+from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.run import OptimizerStep, Run
+from lightning_diag.record import Record
+
+if TYPE_CHECKING:
+    from lightning_diag.probe.probe import Probe
 
 
 @dataclass
@@ -77,3 +82,33 @@ class Observer:
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `observer_state` returned."""
+
+
+class WatcherLike(Protocol):
+    """What the probe asks of a watcher."""
+
+    every_n_steps: int | None
+    max_overhead: float
+    startup_seconds: float
+    compiled_models: CompiledModels
+
+    @property
+    def remembered(self) -> Mapping[str, Any]:
+        """What a checkpoint or an earlier fit left of the probe's counters."""
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Who measures on its behalf."""
+
+    @property
+    def output_folder(self) -> str | None:
+        """Where the history goes, if the user said so."""
+
+    def on_open(self, probe: Probe) -> None:
+        """Training is about to begin."""
+
+    def on_record(self, record: Record) -> None:
+        """A watched step has become numbers."""
+
+    def on_close(self) -> None:
+        """Training has ended or failed."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from lightning_diag._compat import Callback, LightningModule, StepOutput, Trainer
 from lightning_diag.probe.eager import CompiledModels
+from lightning_diag.probe.fit import Fit
 from lightning_diag.probe.observer import Observer
-from lightning_diag.probe.probe import Fit, Probe
+from lightning_diag.probe.probe import Probe
 from lightning_diag.probe.schedule import Budget
 from lightning_diag.record import Record
 

@@ -10,9 +10,15 @@ from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History, Series
-from lightning_diag.rules.base import Rule
+from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.depth import gradient_by_depth
-from lightning_diag.rules.reading import centre, is_stuck, listing, shown
+from lightning_diag.rules.reading import (
+    centre,
+    has_several_optimizers,
+    is_stuck,
+    listing,
+    shown,
+)
 
 _BEFORE = 16
 _AFTER = 8
@@ -62,8 +68,10 @@ class ExplodingGradient(Rule):
     def __post_init__(self) -> None:
         self._require("growth", "loss_growth", "depth_growth", least=1.0)
 
-    def judge(self, history: History) -> list[Finding]:
+    def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
+        if has_several_optimizers(history):
+            return self.not_observed("several optimizers share one loss curve")
         norms = history.series("gradient/total_norm")
         found = self._in_time(history, norms) if len(norms.values) > 1 else None
         found = found or self._in_depth(history)

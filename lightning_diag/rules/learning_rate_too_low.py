@@ -133,7 +133,7 @@ def _nine_in_ten(ratios: dict[str, float], names: list[str]) -> float:
 
 def _is_excused(history: History, slow_ratio: float) -> bool:
     """Return whether small updates have another reason than the learning rate."""
-    if history.last("gradient/total_norm").get("", 1.0) == 0:
+    if history.last("gradient/total_norm").get("") == 0:
         return True
     for group in history.places("lr/value"):
         rates = history.series("lr/value", group).values

@@ -87,7 +87,7 @@ class MissingGradient(Rule):
                 severity="bad" if stuck else "suspect",
                 message=(
                     f"{text[0].upper()}{text[1:]}, in each of the {self.records} watched steps "
-                    f"from {first:,} to {last:,} ({len(cut) + len(zero)} layers)."
+                    f"from {first:,} to {last:,} (layers: {len(cut) + len(zero)})."
                     + (" The loss stands still." if stuck else "")
                 ),
                 remedy=_remedy(is_none=bool(without), is_zero=bool(zero)),

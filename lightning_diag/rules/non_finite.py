@@ -63,12 +63,15 @@ class NonFinite(Rule):
         if not {"loss/train", "gradient/total_norm"} & set(history.metrics()):
             return self.not_observed("neither `loss/train` nor `gradient/total_norm` was measured")
         losses = [(step, v[""]) for step, v in history.window("loss/train", _LOSSES)]
-        skipped = [(step, v[""]) for step, v in history.window("update/skipped", _RECORDS)]
+        # With several optimizers there is a number for each of them.
+        skips = history.window("update/skipped", _RECORDS)
+        skipped = [(step, min(values.values())) for step, values in skips]
         streak = _streak(skipped)
         if streak >= self.max_skips:
             return [self._scaler_gave_up(history, skipped, streak)]
         excused = {step for step, was_skipped in skipped if was_skipped}
-        norms = [(s, v[""]) for s, v in history.window("gradient/total_norm", _RECORDS)]
+        totals = history.window("gradient/total_norm", _RECORDS)
+        norms = [(step, sum(values.values())) for step, values in totals]
         bad_losses = [s for s, loss in losses if not math.isfinite(loss) and s not in excused]
         bad_norms = [s for s, norm in norms if not math.isfinite(norm) and s not in excused]
         if not bad_losses and not bad_norms:
@@ -113,8 +116,8 @@ class NonFinite(Rule):
     ) -> Finding:
         first, last = skipped[-streak][0], skipped[-1][0]
         places, _, where = _origin(history, last)
-        scale = history.last("amp/scale").get("")
-        text = "" if scale is None else f" The scale is down to {shown(scale)}."
+        scales = history.last("amp/scale").values()
+        text = f" The scale is down to {shown(min(scales))}." if scales else ""
         return Finding(
             code=self.code,
             severity="bad",

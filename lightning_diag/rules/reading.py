@@ -22,15 +22,15 @@ the cost does not grow with the model."""
 
 
 def shown(value: float) -> str:
-    """Write a number with two significant digits.
+    """Write a number with three significant digits.
 
     Example:
-        >>> shown(0.00123), shown(1234.5), shown(2.3e9)
-        ('0.0012', '1,200', '2.3e+09')
+        >>> shown(0.001234), shown(12345.6), shown(2.3e9)
+        ('0.00123', '12,300', '2.3e+09')
     """
-    if 100 <= abs(value) < 1e6:
-        return f"{float(f'{value:.2g}'):,.0f}"
-    return f"{value:.2g}"
+    if 1000 <= abs(value) < 1e6:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
 
 
 def listing(places: Sequence[str], most: int = 3) -> str:

@@ -1,0 +1,314 @@
+"""`Fit`: one fit under observation; it turns optimizer steps into records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_diag.measure.base import Call, CallMeasure, Columns
+from lightning_diag.measure.tally import Joined, Pending, Tally
+from lightning_diag.probe.clock import clock_for
+from lightning_diag.probe.eager import EagerStep
+from lightning_diag.probe.ending import Ending
+from lightning_diag.probe.guard import Guard
+from lightning_diag.probe.observer import Digest, Observer, WatcherLike
+from lightning_diag.probe.opening import earlier_state, joint_budget, open_recorder
+from lightning_diag.probe.places import trained_modules
+from lightning_diag.probe.run import Run
+from lightning_diag.probe.schedule import Times, overhead
+from lightning_diag.probe.steps import OptimizerSteps
+from lightning_diag.probe.timing import StepTimer
+from lightning_diag.probe.watch import CallWatch
+from lightning_diag.record import Record
+
+_PATIENCE = 16
+"""Our choice: steps watched in a row to meet an optimizer that steps less often than others."""
+
+
+class Fit:
+    """Decides which steps are watched, watches them, and emits a record of each.
+
+    On a step that is not watched every method is a test or two.
+
+    Args:
+        run: The trainer and its module.
+        watchers: Whose observers take part.
+    """
+
+    def __init__(self, run: Run, watchers: Sequence[WatcherLike]) -> None:
+        self._run = run
+        self._watchers = watchers
+        self.guard = Guard()
+        self._budget = joint_budget(run, watchers)
+        state = earlier_state(run, watchers)
+        self._steps = self._steps_before = int(state.get("steps", run.step))
+        self._watched = int(state.get("watched", 0))
+        self._next = self._steps
+        self._seconds_before = float(state.get("seconds", 0.0))
+        self._began = time.perf_counter()
+        self._ending = Ending(run)
+        self._times = Times()
+        self._timer = StepTimer(clock_for(run.device))
+        self._tally = Tally(run.ranks, run.device)
+        self._optimizers = OptimizerSteps(run, state.get("counts", ()))
+        self._pending: tuple[Pending, Record, int] | None = None
+        self._watching = self._stepped = self._in_window = False
+        self._waited = self._last_logged = 0
+        self._observers = self._prepared(fresh=not state)
+        self._every_batch = [
+            observer
+            for observer in self._observers
+            if type(observer).batch_ended is not Observer.batch_ended
+        ]
+        self._owners: dict[int, Observer] = {}
+        self._measures: list[CallMeasure] = []
+        for observer in self._observers:
+            for measure in observer.call_measures():
+                self._owners[id(measure)] = observer
+                self._measures.append(measure)
+        self._eager = EagerStep(watchers[0].compiled_models)
+        self._watch = CallWatch(trained_modules(run.module), self._measures, self._sink, self._look)
+        self._sites_told = 0
+        self.recorder = open_recorder(run, watchers, state, self._tally, self._steps)
+        self.recorder.history.update_meta(run.describe())
+
+    def _prepared(self, *, fresh: bool) -> list[Observer]:
+        """Prepare all observers; those that cannot work here are left out with one warning."""
+        strategy = self._run.unreachable_gradients
+        ready: list[Observer] = []
+        alone = {type(watcher) for watcher in self._watchers if isinstance(watcher, Observer)}
+        for watcher in self._watchers:
+            for observer in watcher.observers:
+                if id(observer) != id(watcher) and type(observer) in alone:
+                    continue  # the one that the user added is enough
+                observer.tag = f"{len(ready)}:"
+                if fresh:
+                    observer.load_observer_state({})
+                if strategy is not None and observer.reaches_parameters:
+                    self.guard.switch_off(
+                        observer, f"under {strategy} gradients and weights are out of its reach"
+                    )
+                    continue
+                observer.prepare(self._run)
+                ready.append(observer)
+        return ready
+
+    # -- what Lightning's hooks call, in this order ------------------------------------------
+
+    def batch_start(self, batch_idx: int) -> None:
+        """Decide at the first micro-batch of a step whether to watch it."""
+        if not self._in_window:
+            self._in_window = True
+            self._watching = self._steps >= self._next or self._ending.reached(
+                batch_idx, self._steps - self._steps_before
+            )
+            self._timer.begin_step(watched=self._watching)
+        self._timer.begin_batch()
+        if self._watching and self._measures and self._eager.allowed():
+            self._eager.start()
+            self._watch.start()
+
+    def forward_pause(self) -> None:
+        """Look away while backward runs."""
+        if self._watching:
+            self._watch.pause()
+
+    def forward_resume(self) -> None:
+        """Look again: with manual optimisation another forward pass may follow."""
+        if self._watching and not self._run.automatic:
+            self._watch.resume()
+
+    def before_step(self, optimizer: Any) -> None:
+        """Count a step of `optimizer`, and show its gradients if it is watched."""
+        if self._run.automatic and self._stepped:
+            return  # LBFGS evaluates its closure several times within one step
+        self._stepped = True
+        index = self._optimizers.count(optimizer, self._steps)
+        if self._watching and index is not None:
+            self._watch.pause()
+            with torch.no_grad():
+                self._optimizers.watch(index, self._observers, self.guard, self._tally)
+            self.forward_resume()
+
+    def batch_end(self, outputs: Any) -> None:
+        """End a micro-batch, and with the step's last one the step."""
+        if self._every_batch:
+            loss, stepped = self._loss(outputs), self._stepped
+            for observer in self._every_batch:
+                self.guard.run(observer, observer.batch_ended, loss, stepped)
+        if self._watching:
+            self._let_go()
+        if self._pending is not None:
+            self._emit_pending()
+        if self._stepped and self._watching:
+            self._join()
+        self._timer.end_batch()
+        if self._stepped:
+            self._timer.end_step()
+            self._steps += 1
+            self._stepped = self._in_window = self._watching = False
+
+    def let_go(self) -> None:
+        """Detach from a batch that was cut short."""
+        self._let_go()
+        self._optimizers.let_go()
+        if not self._stepped:
+            self._in_window = False
+
+    def finish(self) -> None:
+        """Emit what is still under way; training is over, and loggers still open."""
+        self._let_go()
+        if self._pending is not None:
+            self._emit_pending()
+        self.guard.run(self.recorder, self.recorder.show_table, self._last_logged)
+
+    def detach(self) -> None:
+        """Leave nothing attached, whatever happened."""
+        self._let_go()
+        self._optimizers.let_go()
+        self._tally.drop()
+
+    # -- from columns to records -------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        self._watch.stop()
+        self._eager.stop()
+
+    def _look(
+        self, measure: CallMeasure, observe: Callable[[Call], Columns | None], call: Call
+    ) -> Columns | None:
+        return self.guard.run(self._owners[id(measure)], observe, call)
+
+    def _sink(self, measure: CallMeasure, call: Call, columns: Columns) -> None:
+        tag = self._owners[id(measure)].tag
+        self._tally.add(tag + type(measure).__name__, (call.place,), columns)
+
+    def _loss(self, outputs: Any) -> Tensor | None:
+        """Return the loss of a micro-batch; Lightning has divided it by the accumulation."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, Tensor):
+            return None
+        loss = loss.detach()
+        factor = self._run.trainer.accumulate_grad_batches if self._run.automatic else 1
+        return loss * factor if factor > 1 else loss
+
+    def _join(self) -> None:
+        """Join ranks, plan the next look, and turn the numbers into a record."""
+        with torch.no_grad():
+            awaited = self._optimizers.awaited(self._steps)
+            self._optimizers.end_window(self._observers, self.guard, self._tally)
+            for observer in self._observers:
+                self.guard.run(observer, observer.collect, self._tally)
+            times = self._timer.times()
+            pending = self._tally.join({"plain": times.plain, "watched": times.watched})
+        self._watched += 1
+        record = Record(
+            step=self._steps,
+            values={},
+            epoch=int(self._run.trainer.current_epoch),
+            seconds=self._seconds(),
+            optimizer_steps=tuple(self._optimizers.counts),
+        )
+        self._waited = self._waited + 1 if awaited else 0
+        self._pending = (pending, record, self._run.step)
+        if pending.asynchronous:
+            self._plan()
+        else:
+            self._emit_pending()
+
+    def _plan(self) -> None:
+        """Choose the next step to watch, from times that all ranks know alike."""
+        self._next = self._budget.next_step(self._steps, self._watched, self._times)
+        if 0 < self._waited <= _PATIENCE:
+            self._next = self._steps + 1
+
+    def _emit_pending(self) -> None:
+        if self._pending is None:
+            return
+        began = time.perf_counter()
+        (pending, stub, log_step), self._pending = self._pending, None
+        joined = pending.wait()
+        self._times = Times(joined.scalars["plain"], joined.scalars["watched"])
+        if not pending.asynchronous:
+            self._plan()
+        self._emit(self._filled(stub, joined), log_step)
+        if pending.asynchronous:
+            self._timer.add_cost(time.perf_counter() - began)
+
+    def _filled(self, stub: Record, joined: Joined) -> Record:
+        whole = Digest()
+        for observer in self._observers:
+            digest = self.guard.run(observer, observer.digest, joined, self._run, stub.step)
+            if digest is not None:
+                for metric, values in digest.values.items():
+                    whole.values.setdefault(metric, {}).update(values)
+                whole.dense.update(digest.dense)
+                for metric, lists in digest.lists.items():
+                    whole.lists.setdefault(metric, {}).update(lists)
+        self._add_times(whole, stub.step)
+        return Record(
+            stub.step,
+            whole.values,
+            whole.dense,
+            whole.lists,
+            stub.epoch,
+            stub.seconds,
+            stub.optimizer_steps,
+        )
+
+    def _add_times(self, digest: Digest, step: int) -> None:
+        for metric, seconds in (
+            ("step_time/plain_seconds", self._times.plain),
+            ("step_time/watched_seconds", self._times.watched),
+        ):
+            if seconds > 0:
+                digest.put(metric, "", seconds)
+        digest.put("overhead/interval_steps", "", float(self._next - step))
+        share = overhead(step + 1, self._watched, self._times)
+        if share is not None:
+            digest.put("overhead/fraction", "", share)
+
+    def _emit(self, record: Record, log_step: int) -> None:
+        if len(self._watch.sites) > self._sites_told:
+            self._sites_told = len(self._watch.sites)
+            sites = {
+                place: {
+                    "function": function.name,
+                    "kind": function.kind,
+                    "module": place.rpartition("/")[0],
+                }
+                for place, function in self._watch.sites.items()
+            }
+            self.recorder.history.update_meta({"sites": sites})
+        self.recorder.keep(record)
+        for watcher in self._watchers:
+            self.guard.run(watcher, watcher.on_record, record)
+        scalars = self._headline(record)
+        self.guard.run(self.recorder, self.recorder.log, scalars, log_step)
+        self.guard.run(self.recorder, self.recorder.show_histograms, record, log_step)
+        self._last_logged = log_step
+
+    def _headline(self, record: Record) -> dict[str, float]:
+        scalars: dict[str, float] = {}
+        for observer in self._observers:
+            scalars.update(self.guard.run(observer, observer.headline, record.values) or {})
+        share = record.values.get("overhead/fraction", {}).get("", float("nan"))
+        return {**scalars, "overhead/fraction": share}
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters, in plain values."""
+        folder = self.recorder.folder
+        return {
+            "steps": self._steps + int(self._stepped),
+            "watched": self._watched,
+            "counts": list(self._optimizers.counts),
+            "seconds": self._seconds(),
+            "folder": None if folder is None else str(folder),
+        }

@@ -25,6 +25,7 @@ from lightning_diag.report import console
 from lightning_diag.report.html import write_html
 from lightning_diag.rules import Rule, default_rules
 from lightning_diag.rules.diagnosis import Diagnosis
+from lightning_diag.warning import warn
 
 REPORT_FILE = "report.html"
 
@@ -154,10 +155,17 @@ class Doctor(Watcher):
         self._history.update_meta({"not_judged": unjudged})
         if not self._trainer.is_global_zero or self._trainer.fast_dev_run:
             return
-        report = None
-        if self._folder is not None:
-            report = write_html(self._history, self.findings, self._folder / REPORT_FILE)
-        console.summary(self.findings, self._history, report=report)
+        console.summary(self.findings, self._history, report=self._written())
+
+    def _written(self) -> Path | None:
+        """Write the page; return where it lies, None if there is nowhere to write."""
+        if self._folder is None:
+            return None
+        try:
+            return write_html(self._history, self.findings, self._folder / REPORT_FILE)
+        except OSError as error:
+            warn(f"The report could not be written: {error}")
+            return None
 
     def state_dict(self) -> dict[str, Any]:
         """See `Watcher.state_dict`."""

@@ -11,6 +11,7 @@ from lightning_diag.history import History
 from lightning_diag.loggers import write
 from lightning_diag.loggers.table import place_table
 from lightning_diag.record import Record
+from lightning_diag.warning import warn
 
 FOLDER = "lightning_diag"
 HISTORY_FILE = "history.jsonl"
@@ -32,15 +33,23 @@ class Recorder:
         self._loggers = list(loggers)
         self._declared = False
         self.folder = folder
-        if folder is None:
-            self.history = History()
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / HISTORY_FILE
+        self.history = History()
+        if folder is not None:
+            self._open(folder, old, step)
+
+    def _open(self, folder: Path, old: str | None, step: int) -> None:
+        """Go on with the old history if it can be read, begin a new one if not."""
         if old is not None and (Path(old) / HISTORY_FILE).exists():
-            self.history = History.continue_from(Path(old) / HISTORY_FILE, path, step)
-        else:
-            self.history = History(path)
+            try:
+                self.history = History.continue_from(
+                    Path(old) / HISTORY_FILE, folder / HISTORY_FILE, step
+                )
+            except (OSError, ValueError) as error:
+                warn(f"The history of the run that this one goes on with is left aside: {error}")
+                self.folder = folder = history_folder(folder.parent, None)
+            else:
+                return
+        self.history = History(folder / HISTORY_FILE)
 
     def adopt(self, history: History | None) -> None:
         """On ranks that do not write: go on with the first rank's numbers, in memory."""

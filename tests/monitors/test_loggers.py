@@ -146,7 +146,7 @@ def test_non_finite_neither_crashes_nor_hides_in_wandb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logger", [False, None], ids=["no logger", "the default one"])
-def test_runs_without_a_logger_of_its_own(logger: bool | None) -> None:  # noqa: FBT001
+def test_runs_without_a_logger_of_its_own(logger: bool | None) -> None:
     """P39: the history needs no logger."""
     trainer(*all_monitors(), logger=logger, max_epochs=1).fit(Logged(), data())
     found = sorted(Path().rglob("history.jsonl"))

@@ -12,7 +12,7 @@ from runs import Classifier, all_monitors, data, seeded, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_diag import GradientMonitor
+from lightning_diag import DiagWarning, Doctor, GradientMonitor
 from lightning_diag.history import History
 
 TIMES = ("step_time/", "overhead/")
@@ -120,3 +120,31 @@ def test_monitor_added_on_resume_starts_at_the_trainers_step(tmp_path: Path) -> 
     fit = trainer(GradientMonitor(every_n_steps=1, max_overhead=1e9), max_epochs=2)
     fit.fit(Halts(net(), None), data(), ckpt_path=tmp_path / "end.ckpt", weights_only=True)
     assert History.open("lightning_diag").steps == list(range(6, 12))
+
+
+def test_history_that_cannot_be_read_is_left_aside(tmp_path: Path) -> None:
+    """A broken file of ours must not keep a run from going on."""
+    fit = trainer(*all_monitors(), max_epochs=1)
+    fit.fit(Halts(net(), None), data())
+    fit.save_checkpoint(tmp_path / "end.ckpt")
+    Path("lightning_diag/history.jsonl").write_text('{"schema": 999}\n')
+    fit = trainer(*all_monitors(), max_epochs=2)
+    with pytest.warns(DiagWarning, match="left aside"):
+        fit.fit(Halts(net(), None), data(), ckpt_path=str(tmp_path / "end.ckpt"), weights_only=True)
+    assert fit.global_step == 12
+    assert History.open("lightning_diag-1").steps == list(range(6, 12))
+
+
+def test_read_only_folder_costs_the_file_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The numbers are kept in memory, with one warning."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    doctor = Doctor(every_n_steps=1, max_overhead=1e9)
+    with pytest.warns(DiagWarning, match="history"):
+        trainer(doctor, max_epochs=1, default_root_dir="nowhere").fit(Halts(net(), None), data())
+    assert doctor.history.steps == list(range(6))

@@ -145,6 +145,6 @@ def test_read_only_folder_costs_the_file_and_nothing_else(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     doctor = Doctor(every_n_steps=1, max_overhead=1e9)
-    with pytest.warns(DiagWarning, match="history"):
+    with pytest.warns(DiagWarning, match="history|report"):
         trainer(doctor, max_epochs=1, default_root_dir="nowhere").fit(Halts(net(), None), data())
     assert doctor.history.steps == list(range(6))

@@ -70,7 +70,7 @@ class Classifier(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     ) -> None:
         super().__init__()
-        self.net = Net() if net is None else net
+        self.net: Any = Net() if net is None else net
         self.make_optimizer = optimizer or (lambda p: torch.optim.AdamW(p, lr=1e-2))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def test_gpu_gives_the_numbers_of_the_cpu() -> None:
         trainer(*all_monitors(), **options).fit(Classifier(net), data())
 
     for accelerator in ("cpu", "gpu"):
-        seeded(lambda accelerator=accelerator: build(accelerator))
+        seeded(partial(build, accelerator))
     cpu, gpu = History.open("lightning_diag"), History.open("lightning_diag-1")
     assert gpu.steps == cpu.steps
     for metric in cpu.metrics():

@@ -30,7 +30,7 @@ from runs import (
 )
 from torch import nn
 from torch.nn.modules import module as torch_modules
-from torch.overrides import _get_current_function_mode_stack  # type: ignore[attr-defined]
+from torch.overrides import _get_current_function_mode_stack
 
 from lightning_diag import DiagWarning, Doctor, Record
 from lightning_diag.probe.watcher import Watcher
@@ -51,7 +51,7 @@ def outcome(callbacks: list[Any], **options: Any) -> dict[str, Any]:
             "optimizer": fit.optimizers[0].state_dict(),
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
-            "numpy": np.random.get_state()[1],  # noqa: NPY002
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
             "modes": [m.training for m in module.modules()],
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ class Gan(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Step the players in turn, each with the other toggled off."""
         real = batch[0]
-        first, second = self.optimizers()  # type: ignore[misc, union-attr]
+        optimizers: Any = self.optimizers()
+        first, second = optimizers
         fake = self.generator(torch.randn(len(real), 4))
         if batch_idx % self.every == 0:
             with first.toggle_model():
@@ -121,7 +123,7 @@ class Checkpointed(nn.Module):
 def test_recomputed_calls_count_once(reentrant: bool) -> None:
     """P18: the same numbers and names with activation checkpointing of both kinds."""
     for kind in (None, reentrant):
-        net = seeded(lambda kind=kind: Checkpointed(reentrant=kind))
+        net = seeded(partial(Checkpointed, reentrant=kind))
         trainer(*all_monitors(), max_epochs=1).fit(Classifier(net), data())
     from lightning_diag import History
 
@@ -167,7 +169,7 @@ def test_epoch_cut_short_leaves_nothing_open() -> None:
 
     trainer(*all_monitors(), max_epochs=2).fit(Cut(), data())
     assert history().steps == [0, 1, 2, 3, 4, 5]
-    assert torch.overrides._get_current_function_mode_stack() == []  # type: ignore[attr-defined]
+    assert torch.overrides._get_current_function_mode_stack() == []
 
 
 def test_a_run_of_five_steps_shows_data() -> None:

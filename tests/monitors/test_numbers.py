@@ -249,12 +249,13 @@ def test_activations_equal_the_reference(factor: int) -> None:
     }
     for name, place in (("tanh", "net/tanh#0"), ("relu", "net/relu#0")):
         out = pooled[name]
-        for metric, reduce in {
+        reductions: dict[str, Callable[[Tensor], Tensor]] = {
             "mean": lambda x: x.mean(),
             "std": lambda x: x.std(correction=0),
             "max": lambda x: x.abs().max(),
             "zero_fraction": lambda x: (x == 0).double().mean(),
-        }.items():
+        }
+        for metric, reduce in reductions.items():
             expected = [float(reduce(x)) for x in out]
             found = values(watched, f"activation/{metric}", place)
             assert found == close(expected, rel=1e-5, abs=1e-7), (metric, place)
@@ -353,9 +354,7 @@ def test_histogram_counts_every_output() -> None:
     found = history().lists("activation/histogram", "net/tanh#0")
     assert [step for step, _ in found] == [2]
     low, high, *counts = found[0][1]
-    assert (low, high) == (
-        close(float(net.seen["tanh"][0].min())),
-        close(float(net.seen["tanh"][0].max())),
-    )
+    assert low == close(float(net.seen["tanh"][0].min()))
+    assert high == close(float(net.seen["tanh"][0].max()))
     outputs = net.seen["tanh"][2].clamp(low, high)
     assert counts == torch.histc(outputs.float(), 32, low, high).tolist()

@@ -1,0 +1,179 @@
+"""Run all variants of a workload side by side, one block of steps at a time, in random order."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from variants import VARIANTS
+from workloads import WORKLOADS, Size
+
+HERE = Path(__file__).resolve().parent
+
+PERIOD = 50
+"""Steps in a block: what happens every 50 steps happens once in each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run."""
+
+    size: Size
+    """Row of `WORKLOADS`."""
+    device: str
+    """`cpu` or `cuda`."""
+    threads: int
+    """Threads of each training; only one of them runs at a time."""
+    rounds: int
+    """Blocks that each variant is timed for."""
+    clock: str
+    """`wall`, or `cpu` for the process's own processor time."""
+    seconds: float
+    """Begin no further round after this many seconds of rounds."""
+    warm_up: float = 1.0
+    """Factor on the steps that each variant takes before the first round."""
+
+
+@dataclass
+class Measured:
+    """What one variant's training told."""
+
+    blocks: list[list[float]] = field(default_factory=list)
+    """Seconds by round and position in the block."""
+    first_steps: list[int] = field(default_factory=list)
+    """The training's step that each block begins with."""
+    counts: list[tuple[int, int]] = field(default_factory=list)
+    """Tensor operations and Python calls of each counted step."""
+    counted_from: int = 0
+    """The first counted step."""
+    peak_megabytes: float = 0.0
+    """Memory that training took, at its peak."""
+    watched: list[int] | None = None
+    """Steps that were watched, None where they are not told apart."""
+    problem: str | None = None
+    """Why there are no numbers."""
+
+
+class Live:
+    """A variant's training, alive in a process of its own."""
+
+    def __init__(self, plan: Plan, workload: str, variant: str, folder: Path) -> None:
+        self.measured = Measured()
+        self._log = folder / "log.txt"
+        folder.mkdir(parents=True)
+        options = {
+            "size": plan.size,
+            "device": plan.device,
+            "threads": plan.threads,
+            "clock": plan.clock,
+            "workload": workload,
+            "variant": variant,
+            "folder": str(folder),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "live.py"), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it goes on."""
+        return self.measured.problem is None
+
+    def read(self) -> dict[str, Any]:
+        """Wait for one answer; an empty one says that the process is gone."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self._process.wait()
+        log = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+        self.measured.problem = (log.strip().splitlines() or ["no output"])[-1]
+        return {}
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return self.read()
+
+    def advance(self, steps: int) -> None:
+        """Train without keeping the times."""
+        if self.healthy:
+            self._ask(steps=steps)
+
+    def time_block(self) -> None:
+        """Train for one block and keep the times."""
+        if self.healthy and (answer := self._ask(steps=PERIOD)):
+            self.measured.blocks.append(answer["seconds"])
+            self.measured.first_steps.append(answer["first"])
+
+    def count_block(self) -> None:
+        """Train for one block and count what it does."""
+        if self.healthy and (answer := self._ask(steps=PERIOD, count=True)):
+            self.measured.counts = [(tensor, python) for tensor, python in answer["counts"]]
+            self.measured.counted_from = answer["first"]
+
+    def finish(self) -> Measured:
+        """End the training and return what is known of it."""
+        if self.healthy and (answer := self._ask()):
+            self.measured.peak_megabytes = answer["peak_megabytes"]
+            self.measured.watched = answer["watched"]
+            self._process.wait()
+        return self.measured
+
+    def kill(self) -> None:
+        """End the process whatever it does."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(plan: Plan, workload: str, names: list[str], folder: Path) -> dict[str, Measured]:
+    """Train one workload in all variants, and return what each told."""
+    absent = {
+        name: Measured(problem=f"not installed: {', '.join(missing)}")
+        for name in names
+        if (missing := VARIANTS[name].missing())
+    }
+    lives = {
+        name: Live(plan, workload, name, folder / workload / name)
+        for name in names
+        if name not in absent
+    }
+    try:
+        for live in lives.values():
+            live.read()
+        for name, live in lives.items():
+            live.advance(PERIOD * max(1, round(plan.warm_up * VARIANTS[name].warm_up / PERIOD)))
+        rounds = plan.rounds * WORKLOADS[plan.size][workload].more_rounds
+        _rounds(plan, rounds, list(lives.values()))
+        return absent | {name: live.finish() for name, live in lives.items()}
+    finally:
+        for live in lives.values():
+            live.kill()
+
+
+def _rounds(plan: Plan, rounds: int, lives: list[Live]) -> None:
+    order = random.Random(0)
+    end = perf_counter() + plan.seconds
+    for done in range(rounds):
+        if done and perf_counter() > end:
+            break
+        for live in order.sample(lives, len(lives)):
+            live.time_block()
+    for live in lives:
+        live.count_block()

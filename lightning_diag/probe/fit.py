@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -204,13 +205,13 @@ class Fit:
             for observer in self._observers:
                 self.guard.run(observer, observer.collect, self._tally)
             times = self._timer.times()
-            pending = self._tally.join({"plain": times.plain, "watched": times.watched})
+            clocks = {"plain": times.plain, "watched": times.watched, "seconds": self._seconds()}
+            pending = self._tally.join(clocks)
         self._watched += 1
         record = Record(
             step=self._steps,
             values={},
             epoch=int(self._run.trainer.current_epoch),
-            seconds=self._seconds(),
             optimizer_steps=tuple(self._optimizers.counts),
         )
         self._waited = self._waited + 1 if awaited else 0
@@ -250,14 +251,12 @@ class Fit:
                 for metric, lists in digest.lists.items():
                     whole.lists.setdefault(metric, {}).update(lists)
         self._add_times(whole, stub.step)
-        return Record(
-            stub.step,
-            whole.values,
-            whole.dense,
-            whole.lists,
-            stub.epoch,
-            stub.seconds,
-            stub.optimizer_steps,
+        return replace(
+            stub,
+            values=whole.values,
+            dense=whole.dense,
+            lists=whole.lists,
+            seconds=joined.scalars["seconds"],
         )
 
     def _add_times(self, digest: Digest, step: int) -> None:

@@ -214,6 +214,19 @@ def test_a_rule_is_pure(rule: type[Rule]) -> None:
 
 
 @RULES
+def test_networks_of_several_optimizers_are_read_without_fail(rule: type[Rule]) -> None:
+    """P35: what is one number for one optimizer is one for each of several."""
+
+    def change(step: int, values: Any) -> None:
+        for metric in ("gradient/total_norm", "update/skipped", "amp/scale"):
+            values[metric] = {"optimizer0": 0.0, "optimizer1": 1.0}
+
+    about = meta(optimizers=["Adam", "Adam"], owner=lambda i: i // 3)
+    assert rule()(story(change, about=about)) == []
+    assert rule()(story(change, about=about, loss=None)) == []
+
+
+@RULES
 def test_places_are_those_of_the_model(rule: type[Rule]) -> None:
     history = SICK[rule.code]()
     known = {*history.meta["parameters"], *history.meta["sites"]}

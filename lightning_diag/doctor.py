@@ -99,6 +99,7 @@ class Doctor(Watcher):
         self.dirpath = dirpath
         self.diagnosis = Diagnosis(self.rules)
         self._trainer: Any = None
+        self._wants_stop = False
         self._folder: Path | None = None
         self._history = History()
 
@@ -122,6 +123,16 @@ class Doctor(Watcher):
         """See `Watcher.output_folder`."""
         return self.dirpath
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether the user asked for it."""
+        return bool(self.stop_on)
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether something was found that the user wants the fit to end on."""
+        return self._wants_stop
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See `Watcher.setup`."""
         super().setup(trainer, pl_module, stage)
@@ -129,6 +140,7 @@ class Doctor(Watcher):
 
     def on_open(self, probe: Probe) -> None:
         """See `Watcher.on_open`."""
+        self._wants_stop = False
         if self._trainer.global_step == 0:
             self.diagnosis = Diagnosis(self.rules)
         self._folder = probe.folder
@@ -136,16 +148,13 @@ class Doctor(Watcher):
             self._history = probe.history
 
     def on_record(self, record: Record) -> None:
-        """Judge the history. Every rank has the same one, so all decide alike (P7)."""
+        """Judge the history, which is the same on every rank (P7)."""
         news = self.diagnosis.update(self._history)
+        self._wants_stop |= any({f.code, f.severity} & set(self.stop_on) for f in news)
         for finding in news:
             self._history.add_finding(finding)
             if self._trainer.is_global_zero:
                 console.say(finding)
-        if any(
-            finding.code in self.stop_on or finding.severity in self.stop_on for finding in news
-        ):
-            self._trainer.should_stop = True
 
     def on_close(self) -> None:
         """Sum up: on the terminal, and as a page."""

@@ -131,6 +131,14 @@ class Tally:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def any(self, flag: bool) -> bool:  # noqa: FBT001  # the one argument of a yes or no
+        """Return whether any rank says yes. Every rank must call this."""
+        if self._ranks == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=self._device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes > 0)
+
     def _agree(self) -> None:
         """Make the layout the union of what all ranks know, in the order of the lowest rank."""
         oldest = self._joins - _KEPT_JOINS

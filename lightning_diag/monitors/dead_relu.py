@@ -81,7 +81,7 @@ class DeadReLUTracker(Monitor):
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
-        samples = run.train_samples()
+        samples = run.train_samples
         self._counter.window = min(self.window, samples) if samples else self.window
 
     def call_measures(self) -> Sequence[CallMeasure]:

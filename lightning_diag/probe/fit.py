@@ -25,6 +25,7 @@ from lightning_diag.probe.steps import OptimizerSteps
 from lightning_diag.probe.timing import StepTimer
 from lightning_diag.probe.watch import CallWatch
 from lightning_diag.record import Record
+from lightning_diag.warning import warn
 
 _PATIENCE = 16
 """Our choice: steps watched in a row to meet an optimizer that steps less often than others."""
@@ -55,6 +56,7 @@ class Fit:
         self._times = Times()
         self._timer = StepTimer(clock_for(run.device))
         self._tally = Tally(run.ranks, run.device)
+        run.train_samples = self._tally.share(run.count_samples())
         self._optimizers = OptimizerSteps(run, state.get("counts", ()))
         self._pending: tuple[Pending, Record, int] | None = None
         self._watching = self._stepped = self._in_window = False
@@ -81,6 +83,7 @@ class Fit:
         """Prepare all observers; those that cannot work here are left out with one warning."""
         strategy = self._run.unreachable_gradients
         ready: list[Observer] = []
+        blind: list[str] = []
         alone = {type(watcher) for watcher in self._watchers if isinstance(watcher, Observer)}
         for watcher in self._watchers:
             for observer in watcher.observers:
@@ -90,12 +93,15 @@ class Fit:
                 if fresh:
                     observer.load_observer_state({})
                 if strategy is not None and observer.reaches_parameters:
-                    self.guard.switch_off(
-                        observer, f"under {strategy} gradients and weights are out of its reach"
-                    )
+                    blind.append(type(observer).__name__)
                     continue
                 observer.prepare(self._run)
                 ready.append(observer)
+        if blind and self._run.is_first_rank:
+            warn(
+                f"Under {strategy} gradients and weights are out of reach, so "
+                f"{' and '.join(blind)} will not observe anything in this fit."
+            )
         return ready
 
     # -- what Lightning's hooks call, in this order ------------------------------------------
@@ -205,8 +211,10 @@ class Fit:
             for observer in self._observers:
                 self.guard.run(observer, observer.collect, self._tally)
             times = self._timer.times()
-            clocks = {"plain": times.plain, "watched": times.watched, "seconds": self._seconds()}
-            pending = self._tally.join(clocks)
+            scalars = {"plain": times.plain, "watched": times.watched, "seconds": self._seconds()}
+            for observer in self._observers:
+                scalars[observer.tag] = float(self.guard.is_off(observer))
+            pending = self._tally.join(scalars)
         self._watched += 1
         record = Record(
             step=self._steps,
@@ -234,6 +242,9 @@ class Fit:
         (pending, stub, log_step), self._pending = self._pending, None
         joined = pending.wait()
         self._times = Times(joined.scalars["plain"], joined.scalars["watched"])
+        for observer in self._observers:
+            if joined.scalars[observer.tag] > 0:
+                self.guard.silence(observer)  # what fails on one rank is silent on all
         if not pending.asynchronous:
             self._plan()
         self._emit(self._filled(stub, joined), log_step)
@@ -286,10 +297,18 @@ class Fit:
         self.recorder.keep(record)
         for watcher in self._watchers:
             self.guard.run(watcher, watcher.on_record, record)
+        self._stop_if_wanted()
         scalars = self._headline(record)
         self.guard.run(self.recorder, self.recorder.log, scalars, log_step)
         self.guard.run(self.recorder, self.recorder.show_histograms, record, log_step)
         self._last_logged = log_step
+
+    def _stop_if_wanted(self) -> None:
+        """End the fit on all ranks if any watcher on any rank wants it to."""
+        if any(watcher.may_stop for watcher in self._watchers):
+            wanted = any(watcher.wants_stop for watcher in self._watchers)
+            if self._tally.any(wanted):
+                self._run.trainer.should_stop = True
 
     def _headline(self, record: Record) -> dict[str, float]:
         scalars: dict[str, float] = {}

@@ -48,6 +48,10 @@ class Guard:
             f"on: {reason}."
         )
 
+    def silence(self, owner: object) -> None:
+        """Switch `owner` off without a word: another rank has warned."""
+        self._off[id(owner)] = owner
+
     def is_off(self, owner: object) -> bool:
         """Whether `owner` has been switched off."""
         return id(owner) in self._off

@@ -93,6 +93,14 @@ class WatcherLike(Protocol):
     compiled_models: CompiledModels
 
     @property
+    def may_stop(self) -> bool:
+        """Whether it may ever want the fit to end; the same on all ranks."""
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether it wants the fit to end now."""
+
+    @property
     def remembered(self) -> Mapping[str, Any]:
         """What a checkpoint or an earlier fit left of the probe's counters."""
 

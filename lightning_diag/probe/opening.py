@@ -47,6 +47,6 @@ def open_recorder(
         writes = parent is not None and not run.trainer.fast_dev_run
         folder = history_folder(Path(str(parent)), old) if writes else None
         recorder = Recorder(folder, run.trainer.loggers, old, step)
-    if old is not None:
+    if state:  # on every rank or on none, unlike the folder, which only the first has
         recorder.adopt(tally.share(recorder.history if run.is_first_rank else None))
     return recorder

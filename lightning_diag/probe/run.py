@@ -56,6 +56,8 @@ class Run:
     trainer: Any
     module: nn.Module
     places: list[ParameterPlace] = field(default_factory=list)
+    train_samples: int | None = None
+    """Size of the first rank's training set, so that all ranks know the same; None if unknown."""
 
     @classmethod
     def of(cls, trainer: Any, module: Any) -> Run:
@@ -137,8 +139,8 @@ class Run:
             return torch.tensor(float(scaler.get_scale()), device="cpu")
         return scale
 
-    def train_samples(self) -> int | None:
-        """Return the size of the training set, None if it is unknown."""
+    def count_samples(self) -> int | None:
+        """Return the size of this rank's training set, None if it is unknown."""
         loader = self.trainer.train_dataloader
         dataset = getattr(loader, "dataset", None)
         if not isinstance(dataset, Sized):
@@ -203,8 +205,9 @@ class Run:
             },
             "versions": versions(),
         }
-        samples = self.train_samples()
-        return meta if samples is None else {**meta, "train_samples": samples}
+        if self.train_samples is not None:
+            meta["train_samples"] = self.train_samples
+        return meta
 
 
 def versions() -> Mapping[str, str]:

@@ -66,6 +66,16 @@ class Watcher(Callback):
         """Where the history goes; None leaves it to the trainer's log dir."""
         return None
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether this watcher may want the fit to end."""
+        return False
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether this watcher wants the fit to end now."""
+        return False
+
     def on_open(self, probe: Probe) -> None:
         """Training is about to begin."""
 

@@ -35,7 +35,7 @@ def test_a_detached_graph_is_found() -> None:
     assert finding.places == (weight(0), weight(1))
     assert finding.message == (
         "No gradient at all reaches `net.0.weight` and `net.1.weight`, in each of the 16 watched "
-        "steps from 354 to 399 (2 layers)."
+        "steps from 354 to 399 (layers: 2)."
     )
 
 
@@ -58,7 +58,7 @@ def test_both_kinds_are_told_together() -> None:
     (finding,) = MissingGradient()(story(change))
     assert finding.places == (weight(0), layer(3))
     assert "exactly zero" in finding.message
-    assert "(2 layers)" in finding.message
+    assert "(layers: 2)" in finding.message
 
 
 def test_a_layer_without_any_gradient_is_told_once() -> None:

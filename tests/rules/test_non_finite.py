@@ -94,7 +94,7 @@ def test_a_scaler_that_skips_again_and_again_is_a_finding() -> None:
     assert finding.severity == "bad"
     assert finding.evidence.value == 12
     assert "skipped all 12 watched steps from 0 to 19" in finding.message
-    assert "The scale is down to 1,000." in finding.message
+    assert "The scale is down to 1,020." in finding.message
 
 
 def test_under_a_scaler_one_bad_loss_is_only_suspect() -> None:

@@ -30,7 +30,7 @@ from rules.stories import LAYERS, lines, meta, run_of, story, weight
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.00123, "0.0012"), (99.4, "99"), (1234.5, "1,200"), (2.3e9, "2.3e+09")],
+    [(0.0, "0"), (0.001234, "0.00123"), (99.44, "99.4"), (1234.5, "1,230"), (2.3e9, "2.3e+09")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert shown(value) == text

@@ -35,7 +35,7 @@ def test_a_deep_sigmoid_net_starves_its_early_layers() -> None:
     assert finding.evidence.observations == 8
     assert (
         "`net.2.weight` and every layer before it are starved. The RMS gradient of "
-        "`net.0.weight` is 3.1e-07 of that of `net.5.weight` (threshold 0.001)" in finding.message
+        "`net.0.weight` is 3.12e-07 of that of `net.5.weight` (threshold 0.001)" in finding.message
     )
 
 

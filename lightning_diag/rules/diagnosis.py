@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from lightning_diag.finding import SEVERITIES, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.causes import explain
-from lightning_diag.warning import DiagWarning
+from lightning_diag.warning import warn
 
 
 @dataclass
@@ -111,11 +110,9 @@ class Diagnosis:
         except Exception as error:  # noqa: BLE001  # a rule must never end a training
             reason = f"the rule failed: {type(error).__name__}: {error}"
             self._failed[rule.code] = reason
-            warnings.warn(
+            warn(
                 f"The rule `{rule.code}` is switched off for this run: "
-                f"{type(error).__name__}: {error}",
-                DiagWarning,
-                stacklevel=3,
+                f"{type(error).__name__}: {error}"
             )
             verdict = NotObserved(rule.code, reason)
         if isinstance(verdict, NotObserved):

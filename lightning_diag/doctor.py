@@ -35,7 +35,9 @@ class Doctor(Watcher):
 
     Findings are printed when they appear; at the end of the fit, also a failed one, come a summary
     and a page with pictures, ``<log dir>/lightning_diag/report.html``. Healthy runs get one line.
-    Weights, optimizer state, buffers and random states end bit for bit as without it.
+    Weights, optimizer state, buffers and random states end bit for bit as without it. Strategies
+    that train in processes of their own (spawn, fork, notebook) leave `findings` and `history`
+    there: open the history's file instead.
 
     Args:
         every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
@@ -99,7 +101,7 @@ class Doctor(Watcher):
         self.dirpath = dirpath
         self.diagnosis = Diagnosis(self.rules)
         self._trainer: Any = None
-        self._wants_stop = False
+        self._wants_stop = self._is_mute = False
         self._folder: Path | None = None
         self._history = History()
 
@@ -140,7 +142,7 @@ class Doctor(Watcher):
 
     def on_open(self, probe: Probe) -> None:
         """See `Watcher.on_open`."""
-        self._wants_stop = False
+        self._wants_stop = self._is_mute = False
         if self._trainer.global_step == 0:
             self.diagnosis = Diagnosis(self.rules)
         self._folder = probe.folder
@@ -154,7 +156,17 @@ class Doctor(Watcher):
         for finding in news:
             self._history.add_finding(finding)
             if self._trainer.is_global_zero:
-                console.say(finding)
+                self._say(finding)
+
+    def _say(self, finding: Finding) -> None:
+        """Print a finding; a terminal that is gone costs the printing, and nothing else."""
+        if self._is_mute:
+            return
+        try:
+            console.say(finding)
+        except Exception as error:  # noqa: BLE001  # whatever the stream does, training goes on
+            self._is_mute = True
+            warn(f"Findings are no longer printed: {type(error).__name__}: {error}")
 
     def on_close(self) -> None:
         """Sum up: on the terminal, and as a page."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_diag import (
     DeadReLUTracker,
+    DiagWarning,
     Doctor,
     Finding,
     GradientMonitor,
@@ -19,6 +20,7 @@ from lightning_diag import (
     LossMonitor,
     UpdateRatioLogger,
 )
+from lightning_diag.report import console
 
 
 class Poisoned(Classifier):
@@ -246,3 +248,18 @@ def test_doctor_beside_monitor_of_another_kind_shares_the_probe() -> None:
     trainer(own, doctor, max_epochs=1).fit(Classifier(), data())
     assert {"gradient/norm", "update/ratio"} <= set(doctor.history.metrics())
     assert len(list(Path().rglob("history.jsonl"))) == 1
+
+
+def test_terminal_that_is_gone_costs_the_printing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe must not cost findings, report or run."""
+
+    def fail(_: Finding) -> None:
+        raise BrokenPipeError("nobody listens")
+
+    monkeypatch.setattr(console, "say", fail)
+    doctor = Doctor(**EVERY_STEP)
+    with pytest.warns(DiagWarning, match="no longer printed: BrokenPipeError: nobody listens"):
+        trainer(doctor).fit(Poisoned(), data())
+    assert codes(doctor)[0] == "non-finite"
+    assert len(doctor.history) == 12
+    assert Path("lightning_diag/report.html").is_file()

@@ -131,6 +131,14 @@ class Tally:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def all_of(self, value: T) -> list[T]:
+        """Return what each rank passes in. Every rank must call this."""
+        if self._ranks == 1:
+            return [value]
+        values: list[Any] = [None] * self._ranks
+        dist.all_gather_object(values, value)
+        return values
+
     def any(self, flag: bool) -> bool:  # noqa: FBT001  # the one argument of a yes or no
         """Return whether any rank says yes. Every rank must call this."""
         if self._ranks == 1:

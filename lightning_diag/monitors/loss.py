@@ -126,6 +126,7 @@ class LossMonitor(Monitor):
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
         digest = Digest()
+        self._mean = math.nan
         for name, rate in self._noted.popleft().items():
             if not math.isnan(rate):
                 digest.put("lr/value", name, rate)

@@ -56,7 +56,7 @@ class Fit:
         self._times = Times()
         self._timer = StepTimer(clock_for(run.device))
         self._tally = Tally(run.ranks, run.device)
-        run.train_samples = self._tally.share(run.count_samples())
+        run.train_samples = run.pooled_samples(self._tally.all_of(run.count_samples()))
         self._optimizers = OptimizerSteps(run, state.get("counts", ()))
         self._pending: tuple[Pending, Record, int] | None = None
         self._watching = self._stepped = self._in_window = False

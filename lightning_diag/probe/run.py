@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -57,7 +57,7 @@ class Run:
     module: nn.Module
     places: list[ParameterPlace] = field(default_factory=list)
     train_samples: int | None = None
-    """Size of the first rank's training set, so that all ranks know the same; None if unknown."""
+    """Size of the training set, the same on all ranks; None if unknown."""
 
     @classmethod
     def of(cls, trainer: Any, module: Any) -> Run:
@@ -138,6 +138,17 @@ class Run:
         if scale is None:  # before the first backward
             return torch.tensor(float(scaler.get_scale()), device="cpu")
         return scale
+
+    def pooled_samples(self, of_ranks: Sequence[int | None]) -> int | None:
+        """Return the size of the training set from what each rank counts.
+
+        Where Lightning spreads the samples, each rank holds the whole set; else each has its part.
+        """
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        known = [n for n in of_ranks if n is not None]
+        if len(known) < len(of_ranks):
+            return None
+        return known[0] if hasattr(sampler, "num_replicas") else sum(known)
 
     def count_samples(self) -> int | None:
         """Return the size of this rank's training set, None if it is unknown."""

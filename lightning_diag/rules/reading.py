@@ -129,12 +129,27 @@ def typical_ratio(history: History) -> Series:
     first = next(islice(history.records(), 1)).values
     zero = first.get("update/norm", {}).keys() - first.get("update/ratio", {}).keys()
     names = [name for name in weights(history) if name not in zero]
+    picked = names[:: max(1, math.ceil(len(names) / _WEIGHTS))]
+    series = [history.series("update/ratio", name) for name in picked]
+    if series and all(other.steps == series[0].steps for other in series):
+        # Nearly always, and several times as fast.
+        return Series(
+            series[0].steps, [_middle(v) for v in zip(*(s.values for s in series), strict=True)]
+        )
     by_step: dict[int, list[float]] = {}
-    for name in names[:: max(1, math.ceil(len(names) / _WEIGHTS))]:
-        for step, value in zip(*history.series("update/ratio", name), strict=True):
-            by_step.setdefault(step, []).append(math.inf if math.isnan(value) else value)
+    for one in series:
+        for step, value in zip(*one, strict=True):
+            by_step.setdefault(step, []).append(value)
     steps = sorted(by_step)
-    return Series(steps, [sorted(by_step[step])[len(by_step[step]) // 2] for step in steps])
+    return Series(steps, [_middle(by_step[step]) for step in steps])
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Return the middle one of some numbers, NaN counting as infinite."""
+    ordered = sorted(values)
+    if math.isnan(sum(ordered)):
+        ordered = sorted(math.inf if math.isnan(value) else value for value in values)
+    return ordered[len(ordered) // 2]
 
 
 def travel(ratio: Series, least: float) -> float:

@@ -78,6 +78,20 @@ def test_typical_ratio_is_the_median_of_five_spread_weights() -> None:
     assert typical_ratio(history) == Series([0, 1], [6.0, 6.0])  # of weights 0, 3, 6, 9, 12
 
 
+def test_a_typical_ratio_takes_what_each_step_has() -> None:
+    """A layer that is frozen for a while, a weight that turned to NaN."""
+
+    def change(step: int, values: Any) -> None:
+        values["update/ratio"] = {weight(i): float(i) for i in range(5)}
+        if step == 1:
+            del values["update/ratio"][weight(4)], values["update/ratio"][weight(3)]
+        if step == 2:
+            values["update/ratio"] |= {weight(i): math.nan for i in range(3)}
+
+    history = story(change, layers=5, steps=[0, 1, 2])
+    assert typical_ratio(history) == Series([0, 1, 2], [2.0, 1.0, math.inf])
+
+
 def test_travel_counts_the_steps_between_records_with_the_slower_one() -> None:
     assert travel(Series([0, 10, 20], [0.1, 0.2, 0.3]), least=0.1) == pytest.approx(3.0)
     assert travel(Series([0, 10, 20], [0.1, 0.2, 0.3]), least=0.15) == pytest.approx(2.0)

@@ -12,11 +12,11 @@ from torch import Tensor
 from lightning_diag.measure.base import Columns, Measure, Numbers, placed
 from lightning_diag.measure.moments import (
     Scalar,
-    largest,
+    each_largest,
+    each_nonzero_count,
+    each_square_sum,
     nonfinite_count,
-    nonzero_count,
     plain,
-    square_sum,
 )
 from lightning_diag.measure.shards import local_part
 
@@ -55,7 +55,7 @@ class GradientMeasure(Measure):
             n tensors of any shape -> sums ``(n, 5)``, maxima ``(n, 1)``.
         """
         device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
-        rows = [_row(gradient) for gradient in gradients]
+        rows = _rows(gradients)
         result = Columns.of(device, [row[:5] for row in rows], [row[5:] for row in rows])
         if scale is not None:
             scale = scale.to(device=device, dtype=result.sums.dtype)
@@ -78,16 +78,22 @@ class GradientMeasure(Measure):
         }
 
 
-def _row(gradient: Tensor | None) -> tuple[Scalar, ...]:
-    if gradient is None:
-        return (0.0,) * 6
-    local, share = local_part(gradient)
-    # of a sparse gradient, what is not stored is zero
-    elements = float(local.numel() * (2 if local.is_complex() else 1))
-    values = plain(local)
-    norm = square_sum(values)
-    counts = (nonzero_count(values), nonfinite_count(values, norm))
-    return (norm, *counts, elements, share, largest(values))
+def _rows(gradients: Sequence[Tensor | None]) -> list[tuple[Scalar, ...]]:
+    parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
+    values = [plain(part[0]) for part in parts if part is not None]
+    norms = each_square_sum(values)
+    observed = zip(values, norms, each_nonzero_count(values), each_largest(values), strict=True)
+    rows: list[tuple[Scalar, ...]] = []
+    for part in parts:
+        if part is None:
+            rows.append((0.0,) * 6)
+            continue
+        local, share = part
+        # of a sparse gradient, what is not stored is zero
+        elements = float(local.numel() * (2 if local.is_complex() else 1))
+        x, norm, nonzeros, peak = next(observed)
+        rows.append((norm, nonzeros, nonfinite_count(x, norm), elements, share, peak))
+    return rows
 
 
 def squares(gradients: Sequence[Tensor | None]) -> Columns:
@@ -97,14 +103,11 @@ def squares(gradients: Sequence[Tensor | None]) -> Columns:
         n tensors of any shape -> sums ``(n, 2)``, maxima ``(n, 0)``.
     """
     device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
-    rows: list[tuple[Scalar, ...]] = []
-    for gradient in gradients:
-        if gradient is None:
-            rows.append((0.0, 0.0))
-            continue
-        local, share = local_part(gradient)
-        rows.append((square_sum(plain(local)), share))
-    return Columns.of(device, rows)
+    parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
+    sums = iter(each_square_sum([plain(part[0]) for part in parts if part is not None]))
+    return Columns.of(
+        device, [(0.0, 0.0) if part is None else (next(sums), part[1]) for part in parts]
+    )
 
 
 def root_sum_square(norms: Iterable[float]) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -217,6 +218,55 @@ def nonfinite_count(x: Tensor, total: Scalar) -> Scalar:
     if isinstance(total, Tensor):
         return torch.count_nonzero(x - x)
     return 0.0 if math.isfinite(total) else float(torch.count_nonzero(x - x))
+
+
+def each_square_sum(tensors: Sequence[Tensor]) -> list[Scalar]:
+    """Return `square_sum` of each tensor, small ones in one call.
+
+    Example:
+        >>> each_square_sum([torch.tensor([3.0, 4.0]), torch.tensor([2.0])])
+        [25.0, 4.0]
+    """
+    norms = _small_norms(tensors, 2.0)
+    return [
+        square_sum(x)
+        if norm is None or not x.numel() * _TINY < norm * norm < math.inf
+        else norm * norm
+        for x, norm in zip(tensors, norms, strict=True)
+    ]
+
+
+def each_largest(tensors: Sequence[Tensor]) -> list[Scalar]:
+    """Return `largest` of each tensor, small ones in one call."""
+    norms = _small_norms(tensors, math.inf)
+    return [
+        largest(x) if norm is None or math.isnan(norm) else norm
+        for x, norm in zip(tensors, norms, strict=True)
+    ]
+
+
+def each_nonzero_count(tensors: Sequence[Tensor]) -> list[Scalar]:
+    """Return `nonzero_count` of each tensor, small ones in one call."""
+    norms = _small_norms(tensors, 0.0)
+    return [
+        nonzero_count(x) if norm is None else norm for x, norm in zip(tensors, norms, strict=True)
+    ]
+
+
+def _small_norms(tensors: Sequence[Tensor], order: float) -> list[float | None]:
+    """Return a norm of each small float32 tensor on the CPU, None for the others.
+
+    Half of a model's parameters are biases and scales, for which a call costs more than its work.
+    """
+    is_small = [
+        x.device.type == "cpu" and x.dtype is torch.float32 and 0 < x.numel() <= _SMALL
+        for x in tensors
+    ]
+    small = [x for x, is_it in zip(tensors, is_small, strict=True) if is_it]
+    if not small:
+        return [None] * len(tensors)
+    found = iter(torch.stack(torch._foreach_norm(small, order)).tolist())
+    return [next(found) if is_it else None for is_it in is_small]
 
 
 class MomentsCache:

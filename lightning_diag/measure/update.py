@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Columns, Measure, Numbers, placed
-from lightning_diag.measure.moments import Scalar, plain, square_sum
+from lightning_diag.measure.moments import Scalar, each_square_sum, plain
 from lightning_diag.measure.shards import local_part
+
+_HELD = 1_000_000
+"""Elements of changes held at a time: 4 MB, and one tensor more."""
 
 
 class UpdateMeasure(Measure):
@@ -40,8 +43,12 @@ class UpdateMeasure(Measure):
             n pairs of tensors of any shape -> sums ``(n, 3)``, maxima ``(n, 0)``.
         """
         device = before[0].device
-        rows = [_row(old, new) for old, new in zip(before, after, strict=True)]
-        return Columns.of(device, rows)
+        parts = [local_part(new.detach()) for new in after]
+        old = [plain(weight) for weight in before]
+        changes = _change_sums([new for new, _ in parts], old)
+        shares = [share for _, share in parts]
+        rows = zip(changes, each_square_sum(old), shares, strict=True)
+        return Columns.of(device, list(rows))
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
@@ -57,7 +64,15 @@ class UpdateMeasure(Measure):
         }
 
 
-def _row(before: Tensor, after: Tensor) -> tuple[Scalar, ...]:
-    local, share = local_part(after.detach())
-    old = plain(before)
-    return square_sum(plain(local) - old), square_sum(old), share
+def _change_sums(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Scalar]:
+    """Return the sum of squares of each change, holding a few megabytes of changes at a time."""
+    sums: list[Scalar] = []
+    held: list[Tensor] = []
+    elements = 0
+    for new, old in zip(after, before, strict=True):
+        held.append(plain(new) - old)
+        elements += old.numel()
+        if elements > _HELD:
+            sums += each_square_sum(held)
+            held, elements = [], 0
+    return sums + each_square_sum(held)

@@ -6,5 +6,5 @@ set -eu
 folder=${1:-.}
 mkdir -p "$folder"
 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" benchmarks/overhead.py \
-  --device cuda --rounds 10 --seconds 65 \
+  --device cuda --launches 1 --rounds 10 --seconds 65 \
   --json "$folder/overhead-gpu.json" --markdown "$folder/overhead-gpu.md"

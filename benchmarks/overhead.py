@@ -1,11 +1,11 @@
 """Measure what watching costs: seconds per step over those of a bare Trainer.
 
 Run it as ``python benchmarks/overhead.py``; ``--help`` lists the options. Each variant trains in a
-process of its own, all of them on the same weights and data. They take turns: a block of 50 steps
-each, in random order, again and again. What the rest of the machine does in the meantime hits all
-variants alike, and each position in the block keeps its shortest time over all rounds, so that
-1 % can be told from nothing. "bare Trainer again" shows what is left of the noise: it must read
-1.00.
+process of its own, all of them on the same weights and data. They take turns, a few steps each, in
+random order, until each has done a block of 50 steps in every round. What the rest of the machine
+does in the meantime hits all variants alike, and each position in the block keeps its shortest time
+over all rounds, so that 1 % can be told from nothing. "bare Trainer again" shows what is left of
+the noise: it must read 1.00.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default="wall",
         help="cpu: the process's processor time, for a busy machine; with one thread",
     )
-    parser.add_argument("--rounds", type=int, default=20, help="blocks of 50 steps per variant")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of 50 steps per launch")
+    parser.add_argument("--launches", type=int, default=4, help="times that all is started anew")
     parser.add_argument(
-        "--seconds", type=float, default=1e9, help="begin no round after this, per workload"
+        "--seconds", type=float, default=1e9, help="begin no round after this, per launch"
     )
     parser.add_argument("--warm-up", type=float, default=1.0, help="factor on the warm-up's steps")
     parser.add_argument("--workloads", nargs="+", choices=("mlp", "resnet", "transformer"))
@@ -99,6 +100,7 @@ def run(options: argparse.Namespace, folder: Path, said: dict[str, Any]) -> None
         options.device,
         options.threads,
         options.rounds,
+        options.launches,
         options.clock,
         options.seconds,
         options.warm_up,

@@ -1,8 +1,9 @@
-"""Run all variants of a workload side by side, one block of steps at a time, in random order."""
+"""Run all variants of a workload side by side, a few steps at a time, in random order."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from arithmetic import masks_of
 from variants import VARIANTS
 from workloads import WORKLOADS, Size
 
@@ -19,6 +21,10 @@ HERE = Path(__file__).resolve().parent
 
 PERIOD = 50
 """Steps in a block: what happens every 50 steps happens once in each."""
+
+SLICE = 10
+"""Steps that a training takes at a time on a CPU. Short, so that all variants see the machine in
+the same mood; on a GPU a slice is a block, since at its end the program waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,14 @@ class Plan:
     threads: int
     """Threads of each training; only one of them runs at a time."""
     rounds: int
-    """Blocks that each variant is timed for."""
+    """Blocks that each variant is timed for in one launch."""
+    launches: int
+    """How often all processes are started anew: where a process's memory happens to lie makes it
+    some percent faster or slower for all its life."""
     clock: str
     """`wall`, or `cpu` for the process's own processor time."""
     seconds: float
-    """Begin no further round after this many seconds of rounds."""
+    """Begin no further round after this many seconds of rounds in one launch."""
     warm_up: float = 1.0
     """Factor on the steps that each variant takes before the first round."""
 
@@ -47,18 +56,24 @@ class Measured:
 
     blocks: list[list[float]] = field(default_factory=list)
     """Seconds by round and position in the block."""
-    first_steps: list[int] = field(default_factory=list)
-    """The training's step that each block begins with."""
+    masks: list[list[bool]] | None = None
+    """Which of these steps were watched, None where that is not told apart."""
     counts: list[tuple[int, int]] = field(default_factory=list)
     """Tensor operations and Python calls of each counted step."""
-    counted_from: int = 0
-    """The first counted step."""
-    peak_megabytes: float = 0.0
+    peak_megabytes: float = math.inf
     """Memory that training took, at its peak."""
-    watched: list[int] | None = None
-    """Steps that were watched, None where they are not told apart."""
     problem: str | None = None
     """Why there are no numbers."""
+
+    def extend(self, other: Measured) -> None:
+        """Add what another launch told."""
+        self.blocks += other.blocks
+        if other.masks is not None:
+            self.masks = [*(self.masks or []), *other.masks]
+        self.counts = other.counts or self.counts
+        # what importing and compiling leave behind differs by chance, and never makes it less
+        self.peak_megabytes = min(self.peak_megabytes, other.peak_megabytes)
+        self.problem = self.problem or other.problem
 
 
 class Live:
@@ -66,6 +81,7 @@ class Live:
 
     def __init__(self, plan: Plan, workload: str, variant: str, folder: Path) -> None:
         self.measured = Measured()
+        self._first_steps: list[int] = []
         self._log = folder / "log.txt"
         folder.mkdir(parents=True)
         options = {
@@ -116,23 +132,27 @@ class Live:
         if self.healthy:
             self._ask(steps=steps)
 
-    def time_block(self) -> None:
-        """Train for one block and keep the times."""
-        if self.healthy and (answer := self._ask(steps=PERIOD)):
-            self.measured.blocks.append(answer["seconds"])
-            self.measured.first_steps.append(answer["first"])
+    def time_slice(self, steps: int) -> None:
+        """Train for a slice of a block and keep the times."""
+        blocks = self.measured.blocks
+        begins = not blocks or len(blocks[-1]) == PERIOD
+        if self.healthy and (answer := self._ask(steps=steps, collect=begins)):
+            if begins:
+                blocks.append([])
+                self._first_steps.append(answer["first"])
+            blocks[-1] += answer["seconds"]
 
     def count_block(self) -> None:
         """Train for one block and count what it does."""
         if self.healthy and (answer := self._ask(steps=PERIOD, count=True)):
             self.measured.counts = [(tensor, python) for tensor, python in answer["counts"]]
-            self.measured.counted_from = answer["first"]
 
     def finish(self) -> Measured:
         """End the training and return what is known of it."""
         if self.healthy and (answer := self._ask()):
             self.measured.peak_megabytes = answer["peak_megabytes"]
-            self.measured.watched = answer["watched"]
+            if answer["watched"] is not None:
+                self.measured.masks = masks_of(self._first_steps, PERIOD, answer["watched"])
             self._process.wait()
         return self.measured
 
@@ -144,16 +164,19 @@ class Live:
 
 def measure(plan: Plan, workload: str, names: list[str], folder: Path) -> dict[str, Measured]:
     """Train one workload in all variants, and return what each told."""
-    absent = {
-        name: Measured(problem=f"not installed: {', '.join(missing)}")
-        for name in names
-        if (missing := VARIANTS[name].missing())
-    }
-    lives = {
-        name: Live(plan, workload, name, folder / workload / name)
-        for name in names
-        if name not in absent
-    }
+    results = {name: Measured() for name in names}
+    for name in names:
+        if missing := VARIANTS[name].missing():
+            results[name].problem = f"not installed: {', '.join(missing)}"
+    for launch in range(plan.launches):
+        going = [name for name in names if results[name].problem is None]
+        for name, told in _launch(plan, workload, going, folder / workload / str(launch)).items():
+            results[name].extend(told)
+    return results
+
+
+def _launch(plan: Plan, workload: str, names: list[str], folder: Path) -> dict[str, Measured]:
+    lives = {name: Live(plan, workload, name, folder / name) for name in names}
     try:
         for live in lives.values():
             live.read()
@@ -161,7 +184,7 @@ def measure(plan: Plan, workload: str, names: list[str], folder: Path) -> dict[s
             live.advance(PERIOD * max(1, round(plan.warm_up * VARIANTS[name].warm_up / PERIOD)))
         rounds = plan.rounds * WORKLOADS[plan.size][workload].more_rounds
         _rounds(plan, rounds, list(lives.values()))
-        return absent | {name: live.finish() for name, live in lives.items()}
+        return {name: live.finish() for name, live in lives.items()}
     finally:
         for live in lives.values():
             live.kill()
@@ -169,11 +192,13 @@ def measure(plan: Plan, workload: str, names: list[str], folder: Path) -> dict[s
 
 def _rounds(plan: Plan, rounds: int, lives: list[Live]) -> None:
     order = random.Random(0)
+    steps = SLICE if plan.device == "cpu" else PERIOD
     end = perf_counter() + plan.seconds
     for done in range(rounds):
         if done and perf_counter() > end:
             break
-        for live in order.sample(lives, len(lives)):
-            live.time_block()
+        for _ in range(PERIOD // steps):
+            for live in order.sample(lives, len(lives)):
+                live.time_slice(steps)
     for live in lives:
         live.count_block()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from arithmetic import Floor, Spread, floor, masks_of, spread, total_ratio
+from arithmetic import Floor, Spread, floor, spread, total_ratio
 from rounds import PERIOD, Measured
 from variants import VARIANTS
 
@@ -70,7 +70,7 @@ def row(name: str, results: dict[str, Measured], *, per_step: bool) -> Row:
         milliseconds=1000 * mine_floor.mean,
         plain_ratio=None if extra is None else mine_floor.plain / base_floor.mean,
         watched_milliseconds=None if extra is None else 1000 * extra,
-        watched_share=None if mine.watched is None else mine_floor.share,
+        watched_share=_share(mine.masks),
         extra_megabytes=mine.peak_megabytes - base.peak_megabytes,
         tensor_operations=tensor,
         python_calls=python,
@@ -78,12 +78,13 @@ def row(name: str, results: dict[str, Measured], *, per_step: bool) -> Row:
 
 
 def _floor(measured: Measured, *, per_step: bool) -> Floor:
-    if not per_step:
-        return floor([[fmean(block)] for block in measured.blocks])
-    if measured.watched is None:
-        return floor(measured.blocks)
-    length = len(measured.blocks[0])
-    return floor(measured.blocks, masks_of(measured.first_steps, length, measured.watched))
+    if per_step:
+        return floor(measured.blocks, measured.masks)
+    return floor([[fmean(block)] for block in measured.blocks])
+
+
+def _share(masks: list[list[bool]] | None) -> float | None:
+    return None if masks is None else fmean(flag for mask in masks for flag in mask)
 
 
 def _extra_counts(mine: Measured, base: Measured) -> tuple[int | None, int | None]:

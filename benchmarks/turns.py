@@ -120,7 +120,8 @@ class Turns:
         if self._left == 0:
             self._stopped = True
             self._stop()
-        gc.collect()
+        if command.get("collect"):
+            gc.collect()
 
     def _report(self, marks: list[float]) -> None:
         seconds = [end - begin for begin, end in pairwise(marks)]

@@ -37,7 +37,7 @@ class Variant:
     """The variant that it is divided by."""
     needs: tuple[str, ...] = ()
     """Packages without which the row says "not installed"."""
-    warm_up: int = 100
+    warm_up: int = 50
     """Steps before anything is measured, a multiple of 50."""
 
     def missing(self) -> list[str]:
@@ -124,11 +124,15 @@ def _bare(module: LightningModule, folder: Path) -> Extras:
     return Extras(CSVLogger(folder))
 
 
-def _doctor(**options: Any) -> Callable[[LightningModule, Path], Extras]:
+def _doctor(steps_before: int = 0, **options: Any) -> Callable[[LightningModule, Path], Extras]:
     def build(module: LightningModule, folder: Path) -> Extras:
-        package = importlib.import_module("lightning_diag")
-        doctor = package.Doctor(**options)
-        return Extras(CSVLogger(folder), [doctor], lambda: list(doctor.history.steps))
+        doctor = importlib.import_module("lightning_diag").Doctor(**options)
+        doctor.load_state_dict({"probe": {"steps": steps_before}})
+        return Extras(
+            CSVLogger(folder),
+            [doctor],
+            lambda: [step - steps_before for step in doctor.history.steps],
+        )
 
     return build
 
@@ -158,6 +162,9 @@ EVERY_STEP: dict[str, Any] = {
 }
 """Watch every step, whatever it costs."""
 
+SETTLED = 1000
+"""Steps after which the default schedule looks once in 50; Doctor is told that they are behind."""
+
 SPENT: dict[str, Any] = {"startup_seconds": 0.0}
 """The defaults with the start-up allowance spent."""
 
@@ -171,12 +178,12 @@ VARIANTS: dict[str, Variant] = {
     "doctor-unwatched": Variant(
         "Doctor, steps not watched", _doctor(**NEVER), needs=("lightning_diag",)
     ),
-    "doctor": Variant("Doctor at defaults", _doctor(), needs=("lightning_diag",), warm_up=1000),
+    "doctor": Variant("Doctor at defaults", _doctor(SETTLED), needs=("lightning_diag",)),
     "doctor-spent": Variant(
         "Doctor at defaults, allowance spent",
         _doctor(**SPENT),
         needs=("lightning_diag",),
-        warm_up=1000,
+        warm_up=200,
     ),
     "doctor-every": Variant(
         "Doctor on every step", _doctor(**EVERY_STEP), needs=("lightning_diag",)

@@ -71,8 +71,20 @@ def measured(step: float, watched: list[int] | None = None) -> rounds.Measured:
         [step + (1.0 if 3 * i + k in (watched or []) else 0.0) for k in range(3)] for i in (0, 1)
     ]
     return rounds.Measured(
-        blocks, [0, 3], counts=[(10, 100), (20, 200)], peak_megabytes=5.0 * step, watched=watched
+        blocks,
+        None if watched is None else arithmetic.masks_of([0, 3], 3, watched),
+        counts=[(10, 100), (20, 200)],
+        peak_megabytes=5.0 * step,
     )
+
+
+def test_launches_add_up() -> None:
+    both = measured(1.0, watched=[4])
+    both.extend(measured(2.0, watched=[1]))
+    assert len(both.blocks) == 4
+    assert both.masks is not None
+    assert [mask.index(True) for mask in both.masks if any(mask)] == [1, 1]
+    assert both.peak_megabytes == 5.0
 
 
 def test_a_row_divides_by_what_the_variant_is_compared_with() -> None:
@@ -171,6 +183,7 @@ def test_one_tiny_round_measures_doctor_on_every_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--size", "tiny", "--threads", "1", "--rounds", "1", "--workloads", "resnet"]
+    arguments += ["--launches", "1"]
     files = ["--json", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md")]
     overhead.main([*arguments, "--warm-up", "0.5", "--variants", "doctor-every", *files])
     bare, doctor = json.loads((tmp_path / "o.json").read_text())["workloads"]["resnet"]["rows"]

@@ -86,13 +86,31 @@ class Call:
     function: str
     """The function's name."""
     kind: str
-    """What it does: relu, leaky, sigmoid, tanh, hard, softmax, smooth or layer."""
+    """What it does: relu, leaky, sigmoid, tanh, hard, softmax, smooth, layer or loss."""
     unit_dim: int
     """The dimension that counts units or channels."""
     input: Tensor
     output: Tensor | None = None
     cache: MomentsCache = field(default_factory=MomentsCache)
     """Moments of the tensors of this forward pass."""
+
+
+@dataclass
+class LossCall(Call):
+    """One call of a loss function: `input` is the prediction, `output` what the call returned."""
+
+    target: Tensor = field(default_factory=lambda: torch.empty(0))
+    reduction: str = "mean"
+    """mean, sum, none or batchmean."""
+    weighted: bool = False
+    """Whether classes or elements were given weights."""
+    ignore_index: int | None = None
+    """The target that is left out, for losses that know such."""
+    scale: float = 1.0
+    """Error from which on a Huber loss is linear."""
+    activation: str = ""
+    """The function that the prediction came out of, such as ``softmax``; empty if it is another
+    one, or not known."""
 
 
 class Measure(ABC):
@@ -122,6 +140,10 @@ class CallMeasure(Measure):
 
     kinds: ClassVar[frozenset[str]]
     """The kinds of function that it looks at."""
+
+    def is_due(self) -> bool:
+        """Return whether to look at the forward pass that begins; asked once for each."""
+        return True
 
     def before(self, call: Call) -> Columns | None:
         """Look at the input, which an in-place function is about to overwrite."""

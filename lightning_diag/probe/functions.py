@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ class Function(NamedTuple):
     name: str
     """As it stands in a place, such as ``relu``."""
     kind: str
-    """relu, leaky, sigmoid, tanh, hard, softmax, smooth or layer."""
+    """relu, leaky, sigmoid, tanh, hard, softmax, smooth, layer, norm or loss."""
     channels_last: bool | None = None
     """For layers: whether their output counts units in its last dimension."""
 
@@ -39,6 +40,24 @@ _LAYERS = {
     "conv_transpose2d": False,
     "conv_transpose3d": False,
 }
+_LOSSES = (
+    "cross_entropy",
+    "nll_loss",
+    "multi_margin_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "soft_margin_loss",
+    "multilabel_soft_margin_loss",
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "kl_div",
+    "poisson_nll_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+)
+"""Losses of a prediction and its target. Those of pairs and triplets of embeddings have no such."""
 UNITS_LAST: frozenset[Any] = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, torch.tensordot}
     | {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm, torch.Tensor.baddbmm}
@@ -62,6 +81,9 @@ def _table() -> dict[Any, Function]:
         table[getattr(functional, name)] = Function(name, "layer", channels_last)
         if hasattr(torch, name):
             table[getattr(torch, name)] = Function(name, "layer", channels_last)
+    table[functional.batch_norm] = Function("batch_norm", "norm")
+    for name in _LOSSES:
+        table[getattr(functional, name)] = Function(name, "loss")
     return table
 
 
@@ -104,3 +126,24 @@ def lookup(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Func
         high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
         return _HARDTANHS.get((low, high))
     return found
+
+
+_PARAMETERS: dict[str, list[str]] = {
+    name: list(inspect.signature(getattr(functional, name)).parameters) for name in _LOSSES
+}
+
+
+def argument(function: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a loss function was given for one of its parameters, None if nothing.
+
+    Example:
+        >>> argument("huber_loss", "reduction", (1, 2, "sum"), {})
+        'sum'
+        >>> argument("mse_loss", "weight", (1, 2), {}) is None
+        True
+    """
+    if name in kwargs:
+        return kwargs[name]
+    names = _PARAMETERS[function]
+    position = names.index(name) if name in names else len(args)
+    return args[position] if position < len(args) else None

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from lightning_diag.measure.base import Call, CallMeasure, Columns
 from lightning_diag.measure.moments import MomentsCache
 from lightning_diag.probe.functions import UNITS_LAST, Function, lookup
+from lightning_diag.probe.losses import loss_call
 from lightning_diag.probe.places import is_metric
 from lightning_diag.probe.units import UnitDims
 
@@ -60,6 +61,8 @@ class CallWatch(TorchFunctionMode):
         self._calls: dict[str, int] = {}
         self._cache = MomentsCache()
         self._units = UnitDims()
+        self._losses = [measure for measure in measures if "loss" in measure.kinds]
+        self._sees_losses = False
         self._started = self._entered = False
         self.sites: dict[str, Function] = {}
 
@@ -68,6 +71,7 @@ class CallWatch(TorchFunctionMode):
         self.stop()
         self._calls.clear()
         self._units.clear()
+        self._sees_losses = any(measure.is_due() for measure in self._losses)
         self._started = True
         self.resume()
 
@@ -129,14 +133,11 @@ class CallWatch(TorchFunctionMode):
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Tensor) or not _readable(x) or not _trains():
             return None
-        module = running_module(self._modules)
-        if module is not None and is_metric(module):
+        if function.kind == "loss":
+            return self._loss_call(function, args, kwargs) if self._sees_losses else None
+        place = self._place(function)
+        if place is None:
             return None
-        path = "" if module is None else self._modules[id(module)]
-        site = f"{path}/{function.name}" if path else function.name
-        index = self._calls.get(site, 0)
-        self._calls[site] = index + 1
-        place = f"{site}#{index}"
         self.sites.setdefault(place, function)
         if function.channels_last is not None:
             self._units.note(x, last=function.channels_last)
@@ -144,6 +145,27 @@ class CallWatch(TorchFunctionMode):
         if unit_dim is None:
             unit_dim = self._units.of(x)
         return Call(place, function.name, function.kind, unit_dim, x, None, self._cache)
+
+    def _loss_call(
+        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call | None:
+        call = loss_call(function.name, args, kwargs)
+        place = None if call is None else self._place(function)
+        if call is None or place is None:
+            return None
+        call.place, call.cache = place, self._cache
+        return call
+
+    def _place(self, function: Function) -> str | None:
+        """Name the call that is about to be made; None within a metric."""
+        module = running_module(self._modules)
+        if module is not None and is_metric(module):
+            return None
+        path = "" if module is None else self._modules[id(module)]
+        site = f"{path}/{function.name}" if path else function.name
+        index = self._calls.get(site, 0)
+        self._calls[site] = index + 1
+        return f"{site}#{index}"
 
     def _observe(self, call: Call, looks: Mapping[str, Sequence[_Look]]) -> None:
         with torch.no_grad():

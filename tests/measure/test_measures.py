@@ -22,6 +22,7 @@ from lightning_diag.measure.base import Call, CallMeasure, Columns, Measure
 from lightning_diag.measure.dead_relu import FiredMeasure
 from lightning_diag.measure.gradient import GradientMeasure, squares
 from lightning_diag.measure.histogram import HistogramMeasure
+from lightning_diag.measure.input import FeatureMeasure, InputMeasure
 from lightning_diag.measure.update import UpdateMeasure
 from lightning_diag.probe.functions import FUNCTIONS
 
@@ -33,12 +34,15 @@ MEASURES: list[Measure] = [
     VarianceGainMeasure(),
     FiredMeasure(),
     HistogramMeasure(4, lambda place: (-1.0, 1.0)),
+    InputMeasure(lambda call: True),
+    FeatureMeasure(lambda call: True),
 ]
 # In the table of the docs, and made by monitors from the numbers of measures or of the trainer.
 DERIVED = {
     "gradient/layer_norm",
     "gradient/total_norm",
     "gradient/clipped_norm",
+    "input/normalised",
     "gradient/clip_coefficient",
     "gradient/clipped_fraction",
     "gradient/depth_ratio",

@@ -1,0 +1,114 @@
+"""What a loss function is called with: prediction, target, and where the prediction comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_diag.measure.base import LossCall
+from lightning_diag.probe.functions import argument
+
+_VIEWS = frozenset(
+    {
+        *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T"),
+        *("Permute", "Select", "Slice", "ToCopy", "Clone", "Expand", "Alias", "Index"),
+        *("AsStrided", "Unbind", "SplitWithSizes", "Split", "Clamp", "ClampMin", "ClampMax"),
+    }
+)
+"""Operations that hand on what an activation function computed. Clamps are among them: they keep
+probabilities away from 0 and 1."""
+_ACTIVATIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Log": "log",
+    "Sigmoid": "sigmoid",
+    "LogSigmoid": "logsigmoid",
+    "LogSigmoidForward": "logsigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid",
+    "Softplus": "softplus",
+    "Exp": "exp",
+}
+_DEPTH = 8
+"""Our choice: nobody reshapes an output more often."""
+
+
+def loss_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
+    """Read a call of a loss function; None if nothing is trained by it, or cannot be read.
+
+    A loss of detached tensors is there to be looked at by its caller.
+    """
+    prediction = argument(function, "input", args, kwargs)
+    target = argument(function, "target", args, kwargs)
+    if not isinstance(target, Tensor) or not prediction.requires_grad:
+        return None
+    if type(target) is not Tensor or target.layout is not torch.strided or target.is_complex():
+        return None
+    if torch._C._functorch.is_functorch_wrapped_tensor(target):
+        return None
+    return LossCall(
+        place="",
+        function=function,
+        kind="loss",
+        unit_dim=1,
+        input=prediction,
+        target=target,
+        reduction=_reduction(function, args, kwargs),
+        weighted=any(
+            argument(function, name, args, kwargs) is not None for name in ("weight", "pos_weight")
+        ),
+        ignore_index=_ignored(function, args, kwargs),
+        scale=float(
+            next(
+                (
+                    value
+                    for name in ("beta", "delta")
+                    if (value := argument(function, name, args, kwargs)) is not None
+                ),
+                1.0,
+            )
+        ),
+        activation=activation_of(prediction),
+    )
+
+
+def _reduction(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    if argument(function, "reduce", args, kwargs) is False:
+        return "none"
+    if argument(function, "size_average", args, kwargs) is False:
+        return "sum"
+    return argument(function, "reduction", args, kwargs) or "mean"
+
+
+def _ignored(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    if function not in ("cross_entropy", "nll_loss"):
+        return None
+    found = argument(function, "ignore_index", args, kwargs)
+    return -100 if found is None else int(found)
+
+
+def activation_of(x: Tensor) -> str:
+    """Return the activation function whose output `x` is, reshaped at most; "" if it is none.
+
+    It is read off the graph that backward will run through.
+
+    Example:
+        >>> x = torch.ones(2, 1, requires_grad=True)
+        >>> activation_of(torch.sigmoid(x).squeeze(1)), activation_of(2 * x)
+        ('sigmoid', '')
+    """
+    node = x.grad_fn
+    for _ in range(_DEPTH):
+        if node is None:
+            return ""
+        name = node.name().partition("Backward")[0]
+        if name in _ACTIVATIONS:
+            return _ACTIVATIONS[name]
+        if name not in _VIEWS or not node.next_functions:
+            return ""
+        node = node.next_functions[0][0]
+    return ""

@@ -14,7 +14,7 @@ from lightning_diag.history import lines, text
 from lightning_diag.history.curve import Series, Stretch
 from lightning_diag.history.file import HistoryFile, find
 from lightning_diag.history.memory import Memory
-from lightning_diag.record import Record
+from lightning_diag.record import Record, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +26,8 @@ class History:
     Both hold the same and are bounded. Past a limit the run is thinned to half of it: the first
     16 records stay, the newest ones, and the newest of each metric; of the others the most closely
     spaced lose every second, again and again. Of a dense metric the newest steps stay, those of
-    the records kept, and an even spread of the others.
+    the records kept, and an even spread of the others; of what was noted between records the
+    newest and an even spread.
 
     A step that comes again supersedes what was known of it and of later ones. Empty mappings and
     sequences count as absent. A file that cannot be written never stops a training: the history
@@ -37,7 +38,7 @@ class History:
         path: File to append to; a history in it is read first. None keeps all in memory.
         max_bytes: Limit of the file, at least 1. The newest record is written even if it is larger.
         max_numbers: Limit in memory in numbers of 8 bytes, at least 1. A record counts for 40
-            besides its own, a list for 20, a step of a dense metric for 2.
+            besides its own, a list for 20, a step of a dense metric or a noted number for 2.
 
     Raises:
         ValueError: If a limit is below 1, if the file at `path` is no history, or if a newer
@@ -156,6 +157,29 @@ class History:
         if memory.cost > self._max_numbers:
             self._thin()
 
+    def note(self, step: int, values: Values) -> None:
+        """Add numbers measured between two records, such as those of a validation.
+
+        They belong to the optimizer step that was taken last. A place gets its numbers from
+        records or from notes, and `series`, `window` and `last` show both alike.
+
+        Example:
+            >>> history = History()
+            >>> history.note(99, {"validation/val_loss": {"": 0.5}})
+            >>> history.series("validation/val_loss")
+            Series(steps=[99], values=[0.5])
+        """
+        found = {metric: dict(places) for metric, places in values.items() if places}
+        if not found:
+            return
+        memory = self._memory
+        memory.note(step, found)
+        changes = memory.layout.take_changes()
+        layout = text.line("layout", changes) if changes else b""
+        self._write(text.line("note", {"step": step, "values": found}), layout)
+        if memory.cost > self._max_numbers:
+            self._thin()
+
     def resume(self, step: int) -> None:
         """Forget what is known of a step and of later ones, since they will be taken again.
 
@@ -196,16 +220,18 @@ class History:
         return self._memory.series(metric, place)
 
     def window(self, metric: str, n: int) -> list[tuple[int, dict[str, float]]]:
-        """Return step and numbers by place of the newest `n` records that hold a metric.
+        """Return step and numbers by place of the newest `n` records or notes that hold a metric.
 
         Oldest first. Of a dense metric: the newest `n` steps.
         """
         return self._memory.window(metric, n)
 
     def last(self, metric: str) -> dict[str, float]:
-        """Return the newest numbers of a metric by place; {} when it was never observed."""
-        found = self.window(metric, 1)
-        return found[0][1] if found else {}
+        """Return the newest numbers of a metric by place; {} when it was never observed.
+
+        Those of the newest record that holds it, and of each place that is noted between records.
+        """
+        return self._memory.last(metric)
 
     def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
         """Return step and list, oldest first, of a metric whose values are lists."""

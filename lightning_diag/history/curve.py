@@ -98,6 +98,25 @@ class Curve:
         if len(self.steps) > target:
             self._keep(range(len(self.steps) - target, len(self.steps)))
 
+    def spread(self, target: int) -> None:
+        """Keep about `target` points: the newest half of them, and older ones evenly spread.
+
+        For values that do not come at every step, so that no step number is special.
+        """
+        if len(self.steps) <= target:
+            return
+        newest = len(self.steps) - (target + 1) // 2
+        interval = 1
+        while True:
+            kept: list[int] = []
+            for i in range(newest):
+                if not kept or self.steps[i] // interval != self.steps[kept[-1]] // interval:
+                    kept.append(i)
+            if len(kept) <= target // 2 or interval > self.steps[-1]:
+                break
+            interval *= 2
+        self._keep([*kept[: target // 2], *range(newest, len(self.steps))])
+
     def _keep(self, indices: Sequence[int]) -> None:
         # Generators, since lists of a million numbers would cost ten times what arrays cost.
         self.steps = array("q", (self.steps[i] for i in indices))

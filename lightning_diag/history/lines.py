@@ -24,7 +24,7 @@ class Extent(NamedTuple):
     end: int
     """Bytes of whole lines; what follows is torn."""
     spare: int
-    """Bytes of lines other than records: what rewriting the file may save."""
+    """Bytes of lines other than records and notes: what rewriting the file may save."""
 
 
 def write_all(memory: Memory) -> Iterator[bytes]:
@@ -43,6 +43,8 @@ def write_all(memory: Memory) -> Iterator[bytes]:
     rest = memory.dense(previous, None)
     if rest:
         yield text.dense_line(rest)
+    for step, values in memory.notes():
+        yield text.line("note", {"step": step, "values": values})
     for finding in memory.findings.values():
         yield text.line("finding", finding.to_dict())
 
@@ -61,7 +63,7 @@ def read_all(path: Path, memory: Memory) -> Extent:
             if end == 0 or not line.endswith(b"\n"):
                 break
             end += len(line)
-            spare += 0 if line.startswith(b'{"record"') else len(line)
+            spare += 0 if line.startswith((b'{"record"', b'{"note"')) else len(line)
             try:
                 _apply(json.loads(line), memory)
             except _UNREADABLE:
@@ -105,6 +107,8 @@ def _apply(line: Mapping[str, Any], memory: Memory) -> None:
                 memory.layout.add(metric, places)
         elif kind == "dense":
             memory.add_dense(text.parse_dense(content, -1))
+        elif kind == "note":
+            memory.note(int(content["step"]), text.parse_note(content["values"]))
         elif kind == "resume":
             memory.forget(int(content))
         elif kind == "meta":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,25 +19,36 @@ DENSE_PART = 4
 250,000 steps, more than any screen shows, and the records get the rest."""
 
 
+NOTE_PART = 8
+"""The same for what was noted between records. Our choice: 60,000 numbers at the default limits, or
+6,000 validations of ten metrics."""
+
+
 class Memory:
-    """Rows, dense curves, layout, metadata and findings of one run."""
+    """Rows, dense curves, notes, layout, metadata and findings of one run."""
 
     def __init__(self) -> None:
         self.layout = Layout()
         self.rows: list[Row] = []
         self.curves: dict[str, Curve] = {}
+        self.noted: dict[str, dict[str, Curve]] = {}
         self.meta: dict[str, Any] = {}
         self.findings: dict[str, Finding] = {}
         self._row_cost = 0
 
     @property
     def cost(self) -> int:
-        """Memory of rows and curves, in numbers of 8 bytes."""
-        return self._row_cost + POINT_COST * self._points
+        """Memory of rows, curves and notes, in numbers of 8 bytes."""
+        notes = sum(len(curve.steps) for curve in self._note_curves)
+        return self._row_cost + POINT_COST * (self._points + notes)
 
     @property
     def _points(self) -> int:
         return sum(len(curve.steps) for curve in self.curves.values())
+
+    @property
+    def _note_curves(self) -> list[Curve]:
+        return [curve for places in self.noted.values() for curve in places.values()]
 
     def row(self, record: Record) -> Row:
         """Return a record's numbers as a row, and enter its places in the layout."""
@@ -76,10 +87,29 @@ class Memory:
             self.layout.add(metric, ("",))
             self.curves.setdefault(metric, Curve()).put(stretch)
 
+    def note(self, step: int, values: Mapping[str, Mapping[str, float]]) -> None:
+        """Add numbers that no record carries; the newest value of a step counts."""
+        for metric, places in values.items():
+            self.layout.add(metric, places)
+            curves = self.noted.setdefault(metric, {})
+            for place, value in places.items():
+                stretch = Stretch(array("q", [step]), array("d", [value]))
+                curves.setdefault(place, Curve()).put(stretch)
+
+    def notes(self) -> Iterator[tuple[int, dict[str, dict[str, float]]]]:
+        """Yield step and numbers of all that was noted, by ascending step."""
+        by_step: dict[int, dict[str, dict[str, float]]] = {}
+        for metric, places in self.noted.items():
+            for place, curve in places.items():
+                for step, value in zip(curve.steps, curve.values, strict=True):
+                    by_step.setdefault(step, {}).setdefault(metric, {})[place] = value
+        yield from sorted(by_step.items())
+
     def forget(self, step: int) -> bool:
         """Forget the step and later ones; return whether there was anything to forget."""
         end = bisect_left(self.rows, step, key=lambda row: row.step)
-        stale = [c for c in self.curves.values() if c.steps and c.steps[-1] >= step]
+        curves = [*self.curves.values(), *self._note_curves]
+        stale = [curve for curve in curves if curve.steps and curve.steps[-1] >= step]
         codes = [code for code, finding in self.findings.items() if finding.steps[0] >= step]
         found = bool(self.rows[end:] or stale or codes)
         self._row_cost -= sum(row.cost for row in self.rows[end:])
@@ -91,20 +121,25 @@ class Memory:
         return found
 
     def drop(self, target: int) -> None:
-        """Thin rows and curves to a cost of about `target`."""
+        """Thin rows, curves and notes to a cost of about `target`."""
         dense = min(POINT_COST * self._points, target // DENSE_PART)
-        self.rows = thin(self.rows, target - dense)
+        notes = self._note_curves
+        noted = min(POINT_COST * sum(len(c.steps) for c in notes), target // NOTE_PART)
+        self.rows = thin(self.rows, target - dense - noted)
         self._row_cost = sum(row.cost for row in self.rows)
         own = {row.step for row in self.rows}
         first = self.rows[:FIRST][-1].step if self.rows else 0
         for curve in self.curves.values():
             curve.thin(max(1, dense // POINT_COST // len(self.curves)), first, own)
+        for curve in notes:
+            curve.spread(max(1, noted // POINT_COST // len(notes)))
 
     def series(self, metric: str, place: str) -> Series:
         """See `History.series`."""
-        curve = self.curves.get(metric)
+        curve = self.noted.get(metric, {}).get(place)
+        if curve is None and metric in self.curves:
+            curve = self.curves[metric] if place == "" else Curve()
         if curve is not None:
-            curve = curve if place == "" else Curve()
             return Series(curve.steps.tolist(), curve.values.tolist())
         series = Series([], [])
         number = self.layout.number(metric, place)
@@ -125,7 +160,32 @@ class Memory:
             return [(step, {"": value}) for step, value in points]
         holders = (row for row in reversed(self.rows) if metric in row.shape.indices)
         found = [(row.step, self.column(row, metric)) for row in islice(holders, max(0, n))]
+        if metric in self.noted and n > 0:
+            return self._with_notes(found, metric, n)
         return found[::-1]
+
+    def last(self, metric: str) -> dict[str, float]:
+        """See `History.last`."""
+        newest: dict[str, float] = {}
+        if metric in self.curves:
+            newest = self.window(metric, 1)[0][1] if self.curves[metric].steps else {}
+        else:
+            row = next((r for r in reversed(self.rows) if metric in r.shape.indices), None)
+            newest = {} if row is None else self.column(row, metric)
+        for place, curve in self.noted.get(metric, {}).items():
+            if curve.values:
+                newest[place] = curve.values[-1]
+        return newest
+
+    def _with_notes(
+        self, found: list[tuple[int, dict[str, float]]], metric: str, n: int
+    ) -> list[tuple[int, dict[str, float]]]:
+        """Return the newest `n` of the steps found and of those at which something was noted."""
+        by_step = dict(found)
+        for place, curve in self.noted[metric].items():
+            for step, value in zip(curve.steps[-n:], curve.values[-n:], strict=True):
+                by_step.setdefault(step, {})[place] = value
+        return sorted(by_step.items())[-n:]
 
     def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""

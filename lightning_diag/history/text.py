@@ -169,6 +169,14 @@ def parse_dense(content: Mapping[str, Any], step: int) -> dict[str, Stretch]:
     return stretches
 
 
+def parse_note(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the numbers of a note by metric and place."""
+    return {
+        metric: {place: float(value) for place, value in places.items()}
+        for metric, places in content.items()
+    }
+
+
 def parse_finding(content: Mapping[str, Any]) -> Finding:
     """Return the finding of a line."""
     evidence = {

@@ -16,17 +16,21 @@ from lightning_diag.probe.clock import clock_for
 from lightning_diag.probe.eager import EagerStep
 from lightning_diag.probe.ending import Ending
 from lightning_diag.probe.guard import Guard
-from lightning_diag.probe.observer import Digest, Observer, WatcherLike
+from lightning_diag.probe.notes import NoteTaker
+from lightning_diag.probe.observer import Digest, Observer, Stage, WatcherLike
 from lightning_diag.probe.opening import earlier_state, joint_budget, open_recorder
 from lightning_diag.probe.places import trained_modules
 from lightning_diag.probe.run import Run
 from lightning_diag.probe.schedule import Times, overhead
 from lightning_diag.probe.steps import OptimizerSteps
 from lightning_diag.probe.timing import StepTimer
+from lightning_diag.probe.waiting import FetchTimer
 from lightning_diag.probe.watch import CallWatch
 from lightning_diag.record import Record
 from lightning_diag.warning import warn
 
+_VALIDATION_BATCHES = 8
+"""Our choice: batches of each validation that observers may look at."""
 _PATIENCE = 16
 """Our choice: steps watched in a row to meet an optimizer that steps less often than others."""
 
@@ -55,6 +59,7 @@ class Fit:
         self._ending = Ending(run)
         self._times = Times()
         self._timer = StepTimer(clock_for(run.device))
+        self._fetches = FetchTimer(clock_for(run.device))
         self._tally = Tally(run.ranks, run.device)
         run.train_samples = run.pooled_samples(self._tally.all_of(run.count_samples()))
         self._optimizers = OptimizerSteps(run, state.get("counts", ()))
@@ -67,6 +72,12 @@ class Fit:
             for observer in self._observers
             if type(observer).batch_ended is not Observer.batch_ended
         ]
+        self._of_batches = [
+            observer
+            for observer in self._observers
+            if type(observer).batch_started is not Observer.batch_started
+        ]
+        self._notes = NoteTaker(self._observers, self.guard, self._tally)
         self._owners: dict[int, Observer] = {}
         self._measures: list[CallMeasure] = []
         for observer in self._observers:
@@ -106,7 +117,7 @@ class Fit:
 
     # -- what Lightning's hooks call, in this order ------------------------------------------
 
-    def batch_start(self, batch_idx: int) -> None:
+    def batch_start(self, batch_idx: int, batch: Any = None) -> None:
         """Decide at the first micro-batch of a step whether to watch it."""
         if not self._in_window:
             self._in_window = True
@@ -114,7 +125,12 @@ class Fit:
                 batch_idx, self._steps - self._steps_before
             )
             self._timer.begin_step(watched=self._watching)
+        self._fetches.attach(self._run.fetcher)
         self._timer.begin_batch()
+        if self._watching and self._of_batches:
+            with torch.no_grad():
+                for observer in self._of_batches:
+                    self.guard.run(observer, observer.batch_started, batch, batch_idx)
         if self._watching and self._measures and self._eager.allowed():
             self._eager.start()
             self._watch.start()
@@ -166,15 +182,45 @@ class Fit:
         if not self._stepped:
             self._in_window = False
 
+    def validation_start(self) -> None:
+        """Leave what follows out of the time that training takes."""
+        self._fetches.interrupt()
+
+    def validation_batch(self, batch: Any, batch_idx: int) -> None:
+        """Show one of the first batches of a validation."""
+        if batch_idx < _VALIDATION_BATCHES:
+            with torch.no_grad():
+                for observer in self._observers:
+                    self.guard.run(observer, observer.validation_batch, batch, batch_idx)
+
+    def validation_end(self) -> None:
+        """Enter the numbers of a validation, and ask again what they mean."""
+        self._take_notes("validation")
+
+    def epoch_noted(self) -> None:
+        """Enter the numbers of the training epoch that has ended, if one has."""
+        if self._steps > self._steps_before:
+            self._take_notes("epoch")
+
+    def _take_notes(self, stage: Stage) -> None:
+        if self._pending is not None:
+            self._emit_pending()  # records and notes come in the order of their steps
+        if self._notes.take(stage, max(0, self._steps - 1), self.recorder.history):
+            for watcher in self._watchers:
+                self.guard.run(watcher, watcher.on_note)
+        self._stop_if_wanted()
+
     def finish(self) -> None:
         """Emit what is still under way; training is over, and loggers still open."""
         self._let_go()
         if self._pending is not None:
             self._emit_pending()
+        self.epoch_noted()
         self.guard.run(self.recorder, self.recorder.show_table, self._last_logged)
 
     def detach(self) -> None:
         """Leave nothing attached, whatever happened."""
+        self._fetches.detach()
         self._let_go()
         self._optimizers.let_go()
         self._tally.drop()
@@ -212,6 +258,8 @@ class Fit:
                 self.guard.run(observer, observer.collect, self._tally)
             times = self._timer.times()
             scalars = {"plain": times.plain, "watched": times.watched, "seconds": self._seconds()}
+            waited = self._fetches.share()
+            scalars["waited"] = -1.0 if waited is None else waited  # of the slowest rank
             for observer in self._observers:
                 scalars[observer.tag] = float(self.guard.is_off(observer))
             pending = self._tally.join(scalars)
@@ -262,6 +310,8 @@ class Fit:
                 for metric, lists in digest.lists.items():
                     whole.lists.setdefault(metric, {}).update(lists)
         self._add_times(whole, stub.step)
+        if joined.scalars["waited"] >= 0:
+            whole.put("data/wait_fraction", "", joined.scalars["waited"])
         return replace(
             stub,
             values=whole.values,

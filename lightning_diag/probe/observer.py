@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -34,6 +34,20 @@ class Digest:
         self.values.setdefault(metric, {})[place] = value
 
 
+Stage = Literal["epoch", "validation"]
+"""What may end between two records: a training epoch, or a validation."""
+
+
+@dataclass
+class Note:
+    """The numbers and metadata that one observer adds between records."""
+
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Numbers by metric and place."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Keys of the history's metadata."""
+
+
 class Observer:
     """One measure or a few, and when to take them.
 
@@ -52,6 +66,23 @@ class Observer:
     def call_measures(self) -> Sequence[CallMeasure]:
         """Return the measures that look at function calls in the forward pass."""
         return ()
+
+    def batch_started(self, batch: Any, batch_idx: int) -> None:
+        """Look at a micro-batch of a watched step, on its device and before the forward pass."""
+
+    def validation_batch(self, batch: Any, batch_idx: int) -> None:
+        """Look at one of the first batches of a validation, of the first loader if several."""
+
+    def note(self, stage: Stage) -> Any:
+        """Return what this rank has to say of an epoch or a validation that has ended.
+
+        Called on every rank, so nothing here may wait for others. What it returns is pickled; None
+        says nothing.
+        """
+
+    def noted(self, stage: Stage, of_ranks: Sequence[Any]) -> Note:
+        """Turn what the ranks have to say, None left out, into numbers: the same on every rank."""
+        return Note()
 
     def gradients(self, step: OptimizerStep, tally: Tally) -> None:
         """Look at accumulated, unclipped gradients, just before an optimizer's step."""
@@ -117,6 +148,9 @@ class WatcherLike(Protocol):
 
     def on_record(self, record: Record) -> None:
         """A watched step has become numbers."""
+
+    def on_note(self) -> None:
+        """The history has new numbers between two records."""
 
     def on_close(self) -> None:
         """Training has ended or failed."""

@@ -106,6 +106,11 @@ class Run:
         return next((name for name in _NO_GRADIENTS if name in names), None)
 
     @property
+    def fetcher(self) -> Any:
+        """What fetches the batches of training, or None."""
+        return getattr(self.trainer.fit_loop, "_data_fetcher", None)
+
+    @property
     def scaler(self) -> Any:
         """The grad scaler, or None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)

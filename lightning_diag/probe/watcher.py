@@ -82,6 +82,9 @@ class Watcher(Callback):
     def on_record(self, record: Record) -> None:
         """A watched step has become numbers; called on every rank with the same record."""
 
+    def on_note(self) -> None:
+        """The history has new numbers between two records, as of a validation; on every rank."""
+
     def on_close(self) -> None:
         """Training has ended or failed."""
 
@@ -101,7 +104,7 @@ class Watcher(Callback):
     ) -> None:
         """Watch this batch, or not."""
         if self._fit is not None:
-            self._fit.batch_start(batch_idx)
+            self._fit.batch_start(batch_idx, batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         """Look away: what backward recomputes is not a new call."""
@@ -131,6 +134,33 @@ class Watcher(Callback):
         """Join ranks and emit the record, if this batch ended a watched step."""
         if self._fit is not None:
             self._fit.batch_end(outputs)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what the epoch before has logged: only now is it computed."""
+        if self._fit is not None:
+            self._fit.epoch_noted()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave validation out of the time that training takes."""
+        if self._fit is not None:
+            self._fit.validation_start()
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show the first batches to those who compare them with training's."""
+        if self._fit is not None and dataloader_idx == 0:
+            self._fit.validation_batch(batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Enter what validation logged, and judge again."""
+        if self._fit is not None:
+            self._fit.validation_end()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of a batch that the module's own hook cut short."""

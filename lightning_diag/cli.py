@@ -1,4 +1,4 @@
-"""The command line: ``lightning-diag demo`` and ``lightning-diag report``."""
+"""The command line: ``lightning-diag demo``, ``report`` and ``explain``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from lightning_diag import __version__
 from lightning_diag.history import History
 from lightning_diag.history.file import find
 from lightning_diag.report import summary, write_html
+from lightning_diag.rules import DEFAULT_RULES
+from lightning_diag.rules.choice import near
+from lightning_diag.rules.manual import manual, markdown
 
 _EXAMPLES = """\
 examples:
@@ -21,6 +24,7 @@ examples:
   lightning-diag demo --out diagnosis     the same, files in ./diagnosis
   lightning-diag report lightning_logs/version_3
                                           the verdict on a stored run, and its page again
+  lightning-diag explain dead-relu        what a finding means, and what to do
 """
 
 _DEMO = """\
@@ -31,6 +35,11 @@ one, a deep one of sigmoids, and one with a learning rate that kills units. Take
 _REPORT = """\
 Print the verdict on a run from its history and write its HTML page again. The history is read
 while the run goes on, too, and needs neither torch nor Lightning.
+"""
+
+_EXPLAIN = """\
+Print what a finding means: what its rule sees, why it matters, what to do, what it may come from,
+and its thresholds. Without a code, list all that can be found.
 """
 
 
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "demo":
             _demo(options.out, options.seed)
+        elif options.command == "explain":
+            print(_explained(options.code), end="")  # noqa: T201
         else:
             _report(options.run, options.out)
     except (UsageError, OSError, ValueError) as error:
@@ -83,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on a stored run", description=_REPORT)
     report.add_argument("run", type=Path, metavar="RUN", help="its log folder or history file")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: beside the history")
+
+    explain = commands.add_parser("explain", help="what a finding means", description=_EXPLAIN)
+    explain.add_argument("code", nargs="?", metavar="CODE", help="as dead-relu; default: list all")
     return parser
 
 
@@ -96,6 +110,18 @@ def _demo(out: Path | None, seed: int) -> None:
     from lightning_diag.demo import run  # noqa: PLC0415 (the other commands need no torch)
 
     run(folder, seed=seed)
+
+
+def _explained(code: str | None) -> str:
+    """Return the manual's page on a rule, or what there is to find."""
+    rules = {rule.code: rule for rule in DEFAULT_RULES}
+    if code is None:
+        pages = [manual(rules[code]) for code in sorted(rules)]
+        width = max(map(len, rules))
+        return "".join(f"{page.code:{width}}  {page.summary}\n" for page in pages)
+    if code not in rules:
+        raise UsageError(f"There is no finding {code!r}{near(code, rules)}")
+    return markdown(manual(rules[code]))
 
 
 def _report(run: Path, out: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,17 @@ from lightning_diag.finding import SEVERITIES, Finding
 from lightning_diag.history import History
 from lightning_diag.monitors.activation import ActivationMonitor
 from lightning_diag.monitors.base import Monitor
+from lightning_diag.monitors.batch_norm import BatchNormMonitor
+from lightning_diag.monitors.data import DataMonitor
 from lightning_diag.monitors.dead_relu import DeadReLUTracker
 from lightning_diag.monitors.gradient import GradientMonitor
 from lightning_diag.monitors.loss import LossMonitor
+from lightning_diag.monitors.noise import GradientNoiseMonitor
+from lightning_diag.monitors.output import OutputMonitor
+from lightning_diag.monitors.setup import SetupMonitor
 from lightning_diag.monitors.update_ratio import UpdateRatioLogger
+from lightning_diag.monitors.validation import ValidationMonitor
+from lightning_diag.monitors.weight import WeightMonitor
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.observer import Observer
 from lightning_diag.probe.probe import Probe
@@ -24,6 +30,7 @@ from lightning_diag.record import Record
 from lightning_diag.report import console
 from lightning_diag.report.html import write_html
 from lightning_diag.rules import Rule, default_rules
+from lightning_diag.rules.choice import at_thresholds, near
 from lightning_diag.rules.diagnosis import Diagnosis
 from lightning_diag.warning import warn
 
@@ -48,6 +55,10 @@ class Doctor(Watcher):
             early.
         monitors: What to measure; None takes all five monitors at their defaults.
         rules: What to judge by; None takes every rule at its defaults.
+        thresholds: Thresholds of these rules to set anew, by code and name:
+            ``{"dead-relu": {"fraction": 0.5}}``.
+        mute: Rules that are neither printed nor stop the fit, as codes, or as codes with a pattern
+            of places: ``["slow-dataloader", "dead-relu:net.3*"]``. The report lists them as muted.
         stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
         dirpath: Folder below which history and report go; None takes the trainer's log dir.
         compiled_models: What a watched step does with compiled modules: ``eager`` runs them
@@ -82,6 +93,8 @@ class Doctor(Watcher):
         startup_seconds: float = 5.0,
         monitors: list[Monitor] | None = None,
         rules: list[Rule] | None = None,
+        thresholds: dict[str, dict[str, float]] | None = None,
+        mute: list[str] | None = None,
         stop_on: list[str] | None = None,
         dirpath: str | None = None,
         compiled_models: CompiledModels = "eager",
@@ -94,12 +107,14 @@ class Doctor(Watcher):
             identity=None if dirpath is None else {"dirpath": dirpath},
         )
         self.monitors: list[Monitor] = default_monitors() if monitors is None else list(monitors)
-        self.rules: list[Rule] = list(default_rules()) if rules is None else list(rules)
+        chosen: list[Rule] = list(default_rules()) if rules is None else list(rules)
         _expect(self.monitors, Monitor, "monitors")
-        _expect(self.rules, Rule, "rules")
+        _expect(chosen, Rule, "rules")
+        self.rules = at_thresholds(chosen, thresholds or {})
+        self.mute = list(mute or [])
         self.stop_on = _known(stop_on or [], [rule.code for rule in self.rules])
         self.dirpath = dirpath
-        self.diagnosis = Diagnosis(self.rules)
+        self.diagnosis = Diagnosis(self.rules, self.mute)
         self._trainer: Any = None
         self._wants_stop = self._is_mute = False
         self._folder: Path | None = None
@@ -144,12 +159,22 @@ class Doctor(Watcher):
         """See `Watcher.on_open`."""
         self._wants_stop = self._is_mute = False
         if self._trainer.global_step == 0:
-            self.diagnosis = Diagnosis(self.rules)
+            self.diagnosis = Diagnosis(self.rules, self.mute)
+        self.diagnosis.warns = self._trainer.is_global_zero
         self._folder = probe.folder
         if probe.history is not None:
             self._history = probe.history
 
     def on_record(self, record: Record) -> None:
+        """Judge the run so far, if the record adds enough to it."""
+        if self.diagnosis.is_due(record):
+            self._judge()
+
+    def on_note(self) -> None:
+        """See `Watcher.on_note`."""
+        self._judge()
+
+    def _judge(self) -> None:
         """Judge the history, which is the same on every rank (P7)."""
         news = self.diagnosis.update(self._history)
         self._wants_stop |= any({f.code, f.severity} & set(self.stop_on) for f in news)
@@ -169,11 +194,13 @@ class Doctor(Watcher):
             warn(f"Findings are no longer printed: {type(error).__name__}: {error}")
 
     def on_close(self) -> None:
-        """Sum up: on the terminal, and as a page."""
+        """Judge the last record, and sum up: on the terminal, and as a page."""
+        self.diagnosis.update(self._history)
         for finding in self.findings:
             self._history.add_finding(finding)
         unjudged = {item.code: item.reason for item in self.diagnosis.not_observed}
-        self._history.update_meta({"not_judged": unjudged})
+        muted = self.diagnosis.muted(self._history)
+        self._history.update_meta({"not_judged": unjudged, "muted": muted})
         if not self._trainer.is_global_zero or self._trainer.fast_dev_run:
             return
         console.summary(self.findings, self._history, report=self._written())
@@ -211,6 +238,13 @@ def default_monitors() -> list[Monitor]:
         DeadReLUTracker(),
         UpdateRatioLogger(),
         LossMonitor(),
+        WeightMonitor(),
+        SetupMonitor(),
+        OutputMonitor(),
+        BatchNormMonitor(),
+        GradientNoiseMonitor(),
+        DataMonitor(),
+        ValidationMonitor(),
     ]
 
 
@@ -228,10 +262,8 @@ def _known(names: Sequence[str], codes: Sequence[str]) -> list[str]:
     known = [*SEVERITIES, *codes]
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.0)
-            message = (
+            raise ValueError(
                 f"`stop_on` must name severities ({', '.join(SEVERITIES)}) or codes of rules, "
-                f"got {name!r}: did you mean {near[0]!r}?"
+                f"got {name!r}{near(name, known)}"
             )
-            raise ValueError(message)
     return list(names)

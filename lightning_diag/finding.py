@@ -11,6 +11,26 @@ Severity = Literal["bad", "suspect", "note"]
 SEVERITIES: tuple[Severity, ...] = ("bad", "suspect", "note")
 """From the most to the least severe."""
 
+Confidence = Literal["high", "medium", "low"]
+"""How sure it is that one finding explains another."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run just before a problem began.
+
+    Example:
+        >>> Event("gradient-spike", 40, "The gradient norm jumped from 1 to 50 at step 40.").step
+        40
+    """
+
+    kind: str
+    """`lr-rise`, `lr-fall` or `gradient-spike`."""
+    step: int
+    """When."""
+    text: str
+    """What, as a sentence."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -62,6 +82,18 @@ class Finding:
     """Codes of the findings that this one explains."""
     caused_by: str | None = None
     """Code of the finding that explains this one."""
+    confidence: Confidence | None = None
+    """How sure it is of `caused_by`; None without one."""
+    because: tuple[str, ...] = ()
+    """What speaks for `caused_by`, and what against it."""
+    rivals: tuple[str, ...] = ()
+    """Codes of findings that may as well be the cause."""
+    experiment: str = ""
+    """What to try in order to tell `caused_by` from its rivals."""
+    before: tuple[Event, ...] = ()
+    """What happened just before it began."""
+    until: int | None = None
+    """Last step at which it was seen, once it has passed; None while it lasts."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as JSON stores them."""
@@ -75,5 +107,7 @@ class Finding:
         fields["places"] = tuple(fields["places"])
         first, last = fields["steps"]
         fields["steps"] = (first, last)
-        fields["cause_of"] = tuple(fields.get("cause_of", ()))
+        for name in ("cause_of", "because", "rivals"):
+            fields[name] = tuple(fields.get(name, ()))
+        fields["before"] = tuple(Event(**event) for event in fields.get("before", ()))
         return cls(**fields)

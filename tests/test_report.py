@@ -15,7 +15,7 @@ from report_runs import HOSTILE, RUNS, make_finding, make_run
 from rich.console import Console
 from rich.progress import Progress
 
-from lightning_diag.finding import Finding
+from lightning_diag.finding import Event, Finding
 from lightning_diag.history import History
 from lightning_diag.record import Record
 from lightning_diag.report import coverage, say, summary, write_html
@@ -98,6 +98,28 @@ def test_a_run_of_which_nothing_is_known_is_not_called_healthy() -> None:
     assert "no optimizer step was watched" in verdict.sentence
 
 
+def test_what_has_passed_is_good_to_know_and_comes_last() -> None:
+    passed = make_finding("dead-relu", until=400)
+    lasts = make_finding("not-zero-centred", severity="note")
+    assert judge([passed], make_run()).sentence == (
+        "Good to know: dead-relu from step 60 to 400, which has passed."
+    )
+    verdict = judge([passed, lasts], make_run())
+    assert [cause.finding.code for cause in verdict.causes] == ["not-zero-centred", "dead-relu"]
+    assert verdict.sentence == "Good to know: not-zero-centred since step 60; passed: dead-relu."
+
+
+def test_a_cause_that_has_passed_counts_as_much_as_what_is_left_of_it() -> None:
+    """A warm-up that was too fast is over; the units that it killed stay dead."""
+    cause = make_finding("learning-rate-too-high", until=90, cause_of=("dead-relu",))
+    left = make_finding("dead-relu", severity="suspect", caused_by="learning-rate-too-high")
+    verdict = judge([cause, left], make_run())
+    assert verdict.tone == "suspect"
+    assert verdict.sentence == (
+        "Worth a look: learning-rate-too-high from step 60 to 400, which explains dead-relu."
+    )
+
+
 # --- the terminal ---
 
 
@@ -119,6 +141,48 @@ def test_a_finding_is_said_with_its_cause_and_what_it_explains() -> None:
     say(make_finding("learning-rate-too-high", cause_of=("dead-relu",)), console=out)
     assert "  Caused by     learning-rate-too-high" in text_of(out)
     assert "  Explains      dead-relu" in text_of(out)
+
+
+UNSURE = make_finding(
+    caused_by="init-scale",
+    confidence="low",
+    because=("Large weights do so.", "It was there before training began."),
+    rivals=("unnormalised-input",),
+    experiment="Standardise the inputs.",
+    before=(Event("lr-rise", 58, "The learning rate of `g` rose from 0.1 to 1 at step 58."),),
+)
+
+
+def test_how_sure_a_cause_is_and_what_would_tell_is_said() -> None:
+    out = Console(file=io.StringIO(), width=100)
+    say(UNSURE, console=out)
+    assert [line.rstrip() for line in text_of(out).splitlines()][4:9] == [
+        "  Just before   The learning rate of `g` rose from 0.1 to 1 at step 58.",
+        "  Caused by     init-scale (confidence low)",
+        "  Because       Large weights do so. It was there before training began.",
+        "  Or by         unnormalised-input",
+        "  To tell       Standardise the inputs.",
+    ]
+    told = "".join(read(render(page(make_run(), [UNSURE]))).text)
+    for part in ("init-scale (confidence low)", "Large weights do so.", "Standardise the inputs."):
+        assert part in told
+
+
+def test_a_finding_is_explained_where_the_manual_knows_it() -> None:
+    own = make_finding("a-rule-of-my-own")
+    html = render(page(make_run(), [make_finding(), own]))
+    assert "<summary>What dead-relu means</summary>" in html
+    assert "the network is smaller" in html
+    assert "What a-rule-of-my-own means" not in html
+
+
+def test_many_rules_that_could_not_judge_take_a_few_lines_on_the_terminal() -> None:
+    history = make_run(last=4)
+    history.update_meta({"not_judged": {f"rule-{i}": "no data" for i in range(9)}})
+    out = Console(file=io.StringIO(), width=200)
+    summary([], history, console=out)
+    assert "rule-2 (no data), and 6 more: see the report" in text_of(out)
+    assert "rule-8" in "".join(read(render(page(history, []))).text)
 
 
 def test_without_a_terminal_nothing_but_text_is_printed() -> None:

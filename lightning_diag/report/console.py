@@ -25,9 +25,10 @@ from lightning_diag.report.words import (
     count,
     evidence,
     listing,
+    origin,
+    period,
     plain,
     spans,
-    steps,
     where,
 )
 
@@ -44,8 +45,7 @@ def say(finding: Finding, *, console: Console | None = None) -> None:
     out = console or rich.get_console()
     head = _head(finding, out, since=True)
     rows = [("", plain(finding.message)), ("Where", where(finding))]
-    if finding.caused_by:
-        rows.append(("Caused by", plain(finding.caused_by)))
+    rows += origin(finding)
     if finding.cause_of:
         rows.append(("Explains", listing(finding.cause_of)))
     rows.append(("Do", plain(finding.remedy)))
@@ -129,8 +129,7 @@ def _verdict_line(tone: Tone, sentence: str, out: Console) -> Text:
 
 def _head(finding: Finding, out: Console, *, since: bool = False) -> Text:
     sign = SIGNS[finding.severity]
-    first, last = finding.steps
-    when = f"since step {first:,}" if since else steps(first, last)
+    when = f"since step {finding.steps[0]:,}" if since else period(finding)
     return Text.assemble(
         (f"{_mark(finding.severity, out)} {sign.word}", sign.style),
         "  ",
@@ -147,6 +146,7 @@ def _cause(cause: Cause, out: Console) -> Iterator[RenderableType]:
         ("", plain(finding.message)),
         ("Where", where(finding)),
         ("Evidence", evidence(finding.evidence)),
+        *origin(finding),
         ("Do", plain(finding.remedy)),
     ]
     yield Padding(_fields(rows), (0, 0, 0, 2))
@@ -154,6 +154,7 @@ def _cause(cause: Cause, out: Console) -> Iterator[RenderableType]:
         arrow = "-> " if out.options.ascii_only else "└─ "
         yield Padding(Text.assemble((arrow, "dim"), _head(found, out)), (0, 0, 0, 2))
         told = [("", plain(found.message)), ("Where", where(found))]
+        told += [row for row in origin(found) if row[0] != "Because"]
         yield Padding(_fields(told), (0, 0, 0, 5))
 
 
@@ -188,10 +189,12 @@ def _footer(history: History, *, brief: bool) -> Iterator[tuple[str, str]]:
     missed = coverage.not_observed(history)
     if missed:
         yield "Not observed", missed
-    unjudged = coverage.not_judged(history)
-    if unjudged:
-        yield (
-            "Not judged",
-            ", ".join(f"{plain(code)} ({plain(why)})" for code, why in unjudged.items()),
-        )
+    for label, told in (
+        ("Not judged", coverage.not_judged(history)),
+        ("Muted", coverage.muted(history)),
+    ):
+        if told:
+            parts = [f"{plain(what)} ({plain(why)})" for what, why in told.items()]
+            rest = f", and {len(parts) - 3} more: see the report" if len(parts) > 4 else ""
+            yield label, ", ".join(parts[: 3 if rest else 4]) + rest
     yield "Overhead", coverage.overhead(history)

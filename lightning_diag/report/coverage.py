@@ -79,6 +79,11 @@ def not_judged(history: History) -> dict[str, str]:
     return dict(history.meta.get("not_judged") or {})
 
 
+def muted(history: History) -> dict[str, str]:
+    """Return what the user has muted, and what there would have been to say of it."""
+    return dict(history.meta.get("muted") or {})
+
+
 def overhead(history: History) -> str:
     """Say what watching cost, as the run measured it."""
     cost = history.last("overhead/fraction").get("")

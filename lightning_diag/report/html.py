@@ -18,7 +18,19 @@ from lightning_diag.report import coverage
 from lightning_diag.report.heat import HeatMap, heat_maps
 from lightning_diag.report.loss import LossChart, loss_chart
 from lightning_diag.report.verdict import Verdict, judge
-from lightning_diag.report.words import SIGNS, count, evidence, number, plain, spans, steps, where
+from lightning_diag.report.words import (
+    SIGNS,
+    count,
+    evidence,
+    number,
+    origin,
+    period,
+    plain,
+    spans,
+    where,
+)
+from lightning_diag.rules import DEFAULT_RULES
+from lightning_diag.rules.manual import Manual, manual
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,10 @@ class Page:
     """What was watched, and what was not."""
     not_judged: tuple[tuple[str, str], ...]
     """Rules that could not judge, and why."""
+    muted: tuple[tuple[str, str], ...]
+    """What the user has muted, and what there would have been to say of it."""
+    manuals: Mapping[str, Manual]
+    """What the manual says of each finding that it knows, by code."""
 
 
 def page(history: History, findings: Iterable[Finding]) -> Page:
@@ -53,7 +69,15 @@ def page(history: History, findings: Iterable[Finding]) -> Page:
         maps=tuple(heat_maps(history, shown)),
         areas=tuple(coverage.areas(history)),
         not_judged=tuple(coverage.not_judged(history).items()),
+        muted=tuple(coverage.muted(history).items()),
+        manuals=_manuals(shown),
     )
+
+
+def _manuals(findings: Iterable[Finding]) -> dict[str, Manual]:
+    """Return the manual's pages on what was found; a user's own rules have none."""
+    codes = {finding.code for finding in findings}
+    return {rule.code: manual(rule) for rule in DEFAULT_RULES if rule.code in codes}
 
 
 def write_html(history: History, findings: Iterable[Finding], path: str | os.PathLike[str]) -> Path:
@@ -93,8 +117,9 @@ def render(content: Page) -> str:
     templates.filters |= {
         "count": count,
         "evidence": evidence,
+        "origin": origin,
+        "period": period,
         "spans": spans,
-        "steps": steps,
         "where": where,
     }
     source, _, _ = PackageLoader("lightning_diag.report").get_source(templates, "report.css")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_diag.finding import SEVERITIES, Finding
+from lightning_diag.finding import SEVERITIES, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.report.words import SIGNS, Tone, count, listing
 
@@ -19,13 +19,22 @@ class Cause:
     consequences: tuple[Finding, ...]
     """What follows from it, directly or through another consequence."""
 
+    @property
+    def severity(self) -> Severity | None:
+        """Its severity or, once it has passed, the worst of what is left; None when all has."""
+        left = [found for found in (self.finding, *self.consequences) if found.until is None]
+        if self.finding in left:
+            return self.finding.severity
+        return min((found.severity for found in left), key=SEVERITIES.index, default=None)
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What is said of a run first."""
 
     tone: Tone
-    """The worst severity, or `healthy`, or `unknown` when nothing was watched."""
+    """The worst severity of what lasts, `note` if all has passed, `healthy`, or `unknown` when
+    nothing was watched."""
     sentence: str
     """The verdict in one sentence, cause first."""
     causes: tuple[Cause, ...]
@@ -40,7 +49,7 @@ def judge(findings: Iterable[Finding], history: History) -> Verdict:
     """Fold the findings of a run and put them into one sentence."""
     causes = fold(findings)
     if causes:
-        tone: Tone = causes[0].finding.severity
+        tone: Tone = causes[0].severity or "note"
         return Verdict(tone, f"{SIGNS[tone].meaning}: {_explain(causes)}.", causes)
     if not len(history):
         sentence = "Nothing can be said about this run: no optimizer step was watched."
@@ -62,7 +71,12 @@ def fold(findings: Iterable[Finding]) -> tuple[Cause, ...]:
         for root in known
         if roots[root] == root
     ]
-    return tuple(sorted(causes, key=lambda cause: SEVERITIES.index(cause.finding.severity)))
+    return tuple(sorted(causes, key=_rank))
+
+
+def _rank(cause: Cause) -> int:
+    """Rank by severity, and last what has passed."""
+    return len(SEVERITIES) if cause.severity is None else SEVERITIES.index(cause.severity)
 
 
 def _root(code: str, known: Mapping[str, Finding]) -> str:
@@ -78,8 +92,15 @@ def _root(code: str, known: Mapping[str, Finding]) -> str:
 def _explain(causes: Sequence[Cause]) -> str:
     """Write the causes as the rest of the verdict's sentence."""
     first = causes[0]
-    text = f"{first.finding.code} since step {first.finding.steps[0]:,}"
+    begin, end = first.finding.steps
+    text = f"{first.finding.code} since step {begin:,}"
+    if first.finding.until is not None:
+        text = f"{first.finding.code} from step {begin:,} to {end:,}"
     if first.consequences:
         text += f", which explains {listing([found.code for found in first.consequences])}"
-    others = [cause.finding.code for cause in causes[1:]]
-    return f"{text}; separately, {listing(others)}" if others else text
+    if first.severity is None:
+        text += ", which has passed"
+    others = [cause.finding.code for cause in causes[1:] if cause.severity]
+    passed = [cause.finding.code for cause in causes[1:] if not cause.severity]
+    text += f"; separately, {listing(others)}" if others else ""
+    return f"{text}; passed: {listing(passed)}" if passed else text

@@ -147,9 +147,37 @@ def span(first: int, last: int) -> str:
     return f"{first:,}" if first == last else f"{first:,}–{last:,}"
 
 
+def period(finding: Finding) -> str:
+    """Write when a finding was seen, and whether it has passed."""
+    when = steps(*finding.steps)
+    return when if finding.until is None else f"{when}, passed"
+
+
 def where(finding: Finding, most: int = 3) -> str:
     """Write the places of a finding; without any, it is about the whole model."""
     return listing(finding.places, most) if finding.places else "the whole model"
+
+
+def origin(finding: Finding) -> list[tuple[str, str]]:
+    """Return labelled lines on where a finding comes from, and how sure that is.
+
+    Example:
+        >>> found = Finding(
+        ...     "dead-relu", "bad", "Dead.", "Mend.", (), (20, 80), Evidence(0.4, 0.25, 5000, 12),
+        ...     caused_by="exploding-gradient", confidence="medium", because=("It began earlier.",))
+        >>> origin(found)
+        [('Caused by', 'exploding-gradient (confidence medium)'), ('Because', 'It began earlier.')]
+    """
+    told = [event.text for event in finding.before if event.text not in finding.because]
+    rows = [("Just before", " ".join(told))] if told else []
+    if finding.caused_by:
+        sure = f" (confidence {finding.confidence})" if finding.confidence else ""
+        rows.append(("Caused by", f"{finding.caused_by}{sure}"))
+        rows.append(("Because", " ".join(finding.because)))
+    if finding.rivals:
+        rows.append(("Or by", listing(finding.rivals)))
+        rows.append(("To tell", finding.experiment))
+    return [(label, plain(text)) for label, text in rows if text]
 
 
 def evidence(values: Evidence) -> str:

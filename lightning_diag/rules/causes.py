@@ -1,91 +1,226 @@
-"""Which finding explains which: the table of causes, and when it applies."""
+"""Which finding explains which, how sure that is, and what would tell other causes apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
 
-from lightning_diag.finding import SEVERITIES, Finding
+from lightning_diag.finding import SEVERITIES, Confidence, Finding
 from lightning_diag.history import History
+from lightning_diag.rules.experiments import experiment
 from lightning_diag.rules.reading import forward_order, parameters
+from lightning_diag.rules.relations import ORIGINS, RELATIONS, SUMMARIES, Relation
 
 CAUSES: dict[str, tuple[str, ...]] = {
-    "non-finite": ("exploding-gradient", "learning-rate-too-high"),
-    "exploding-gradient": ("learning-rate-too-high",),
-    "dead-relu": ("exploding-gradient", "learning-rate-too-high"),
-    "saturated-activation": ("exploding-gradient", "learning-rate-too-high"),
-    "vanishing-gradient": ("saturated-activation", "dead-relu", "learning-rate-too-high"),
-    "missing-gradient": ("dead-relu", "vanishing-gradient", "learning-rate-too-high"),
-    "learning-rate-too-low": ("vanishing-gradient", "missing-gradient"),
+    effect: tuple(relation.cause for relation in relations)
+    for effect, relations in RELATIONS.items()
 }
 """Code to the codes that may explain it, the most direct first. It has no cycle."""
 
 BEHIND = {
-    ("vanishing-gradient", "saturated-activation"),
-    ("vanishing-gradient", "dead-relu"),
-    ("missing-gradient", "dead-relu"),
+    (effect, relation.cause)
+    for effect, relations in RELATIONS.items()
+    for relation in relations
+    if relation.side == "behind"
 }
 """Pairs of effect and cause in which the cause cuts gradients off, so it lies behind the effect."""
 
+_LEVELS: tuple[Confidence, ...] = ("low", "medium", "high")
+_TRIGGERS = {
+    "learning-rate-too-high": "lr-rise",
+    "learning-rate-too-low": "lr-fall",
+    "exploding-gradient": "gradient-spike",
+}
+"""Code to the kind of event that shows it at work."""
 
-def explain(findings: Iterable[Finding], history: History) -> list[Finding]:
+
+class Link(NamedTuple):
+    """A cause that a finding may have, and what speaks for it."""
+
+    cause: str
+    """Its code."""
+    points: int
+    """How many pieces of evidence there are."""
+    reasons: tuple[str, ...]
+    """Them, and how such a cause works, as sentences."""
+
+
+def explain(
+    findings: Iterable[Finding], history: History, unsure: Collection[str] = ()
+) -> list[Finding]:
     """Set causes and consequences, and rank: cause before consequence, then by severity.
 
-    A finding has at most one cause: the most direct one in the table that began no later and,
-    where the table asks for it, lies behind it in the network. `cause_of` has all consequences,
-    direct or not.
+    A finding has at most one cause. It is one that the table of relations names, that began no
+    later and, where the table asks for it, lies behind it in the network. Of several the one
+    counts for which most speaks, then the most direct; one that itself explains another of them
+    is not meant. `cause_of` has all consequences, direct or not.
+
+    Args:
+        findings: What was found.
+        history: Where it was found.
+        unsure: Codes of findings that were there as soon as they could be judged, so that they
+            may have begun earlier than they say.
     """
     known = {finding.code: finding for finding in findings}
     if not known:
         return []
-    order = forward_order(history)
-    parents = {code: _cause(finding, known, history, order) for code, finding in known.items()}
-    children: dict[str | None, list[str]] = {}
-    for code, parent in parents.items():
-        children.setdefault(parent, []).append(code)
+    return _Case(known, history, unsure).ranked()
 
-    def family(code: str) -> list[str]:
-        ranked = sorted(children.get(code, []), key=lambda c: _rank(known[c]))
-        return [code] + [member for child in ranked for member in family(child)]
 
-    families = [family(root) for root in children.get(None, [])]
-    families.sort(key=lambda members: min(_rank(known[code]) for code in members))
-    return [
-        replace(known[code], caused_by=parents[code], cause_of=tuple(family(code)[1:]))
-        for members in families
-        for code in members
-    ]
+class _Case:
+    """The findings of a run, while their causes are looked for."""
+
+    def __init__(
+        self, known: Mapping[str, Finding], history: History, unsure: Collection[str]
+    ) -> None:
+        self._known = known
+        self._history = history
+        self._unsure = unsure
+        self._links: dict[str, list[Link]] = {}
+
+    @cached_property
+    def _steps(self) -> list[int]:
+        return self._history.steps
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return forward_order(self._history)
+
+    def ranked(self) -> list[Finding]:
+        children: dict[str | None, list[str]] = {}
+        for code in self._known:
+            children.setdefault(self._parent(code), []).append(code)
+
+        def family(code: str) -> list[str]:
+            ranked = sorted(children.get(code, []), key=lambda c: _rank(self._known[c]))
+            return [code] + [member for child in ranked for member in family(child)]
+
+        families = [family(root) for root in children.get(None, [])]
+        families.sort(key=lambda members: min(_rank(self._known[code]) for code in members))
+        return [
+            replace(self._told(code), cause_of=tuple(family(code)[1:]))
+            for members in families
+            for code in members
+        ]
+
+    def _told(self, code: str) -> Finding:
+        """Return a finding with its cause, how sure that is, and what else it may be."""
+        finding, links = self._known[code], self._direct(code)
+        if not links:
+            return replace(
+                finding, caused_by=None, confidence=None, because=(), rivals=(), experiment=""
+            )
+        best = links[0]
+        root = self._root(best.cause)
+        rivals = [
+            link.cause
+            for link in links[1:]
+            if link.points == best.points and self._root(link.cause) != root
+        ]
+        points, reasons = best.points, best.reasons
+        if rivals:
+            points = min(points, 2) - 1
+        elif len({self._root(link.cause) for link in links}) == 1:
+            points += 1
+            reasons = (*reasons, "Nothing else that was found explains it.")
+        return replace(
+            finding,
+            caused_by=best.cause,
+            confidence=_LEVELS[max(0, min(points, 2))],
+            because=reasons,
+            rivals=tuple(rivals),
+            experiment=experiment(best.cause, rivals[0], code) if rivals else "",
+        )
+
+    def _parent(self, code: str) -> str | None:
+        links = self._direct(code)
+        return links[0].cause if links else None
+
+    def _root(self, code: str) -> str:
+        parent = self._parent(code)
+        return code if parent is None else self._root(parent)
+
+    def _ancestors(self, code: str) -> set[str]:
+        parent = self._parent(code)
+        return set() if parent is None else {parent, *self._ancestors(parent)}
+
+    def _direct(self, code: str) -> list[Link]:
+        """Return the possible causes, the best first, without those that act through another."""
+        if code not in self._links:
+            links = [
+                link
+                for relation in RELATIONS.get(code, ())
+                if (link := self._link(self._known[code], relation))
+            ]
+            behind = {above for link in links for above in self._ancestors(link.cause)}
+            direct = [link for link in links if link.cause not in behind]
+            self._links[code] = sorted(direct, key=lambda link: -link.points)
+        return self._links[code]
+
+    def _link(self, effect: Finding, relation: Relation) -> Link | None:
+        """Return what speaks for a cause; None if it is not known, came later or lies elsewhere."""
+        cause = self._known.get(relation.cause)
+        if cause is None:
+            return None
+        reasons = [relation.why]
+        if relation.side:
+            side = self._is_behind(cause, effect)
+            if side is False:
+                return None
+            if side:
+                reasons.append("It lies between there and the loss.")
+        order = self._order_in_time(cause, effect)
+        if order is None:
+            return None
+        points = len(reasons) - 1
+        if order:
+            reasons.append(order)
+            points += order not in (_TOGETHER, _AT_ONCE)
+        kind = _TRIGGERS.get(cause.code)
+        trigger = [event for event in (*effect.before, *cause.before) if event.kind == kind]
+        if trigger:
+            reasons.append(trigger[0].text)
+            points += 1
+        return Link(cause.code, points, tuple(reasons))
+
+    def _order_in_time(self, cause: Finding, effect: Finding) -> str | None:
+        """Say how it is known that a cause came first; None if it did not."""
+        if cause.code in ORIGINS:
+            return "It was there before training began."
+        if effect.code in SUMMARIES:
+            return ""
+        slack = max(2, effect.steps[0] // 8)
+        earlier = effect.steps[0] - cause.steps[0]
+        if earlier > min(slack, self._interval(effect.steps[0])):
+            return f"It began {earlier:,} steps earlier."
+        if earlier >= -slack:
+            return _TOGETHER
+        return _AT_ONCE if cause.code in self._unsure else None
+
+    def _interval(self, step: int) -> float:
+        """Return how many steps lie between the looks at a step and before it."""
+        end = bisect_right(self._steps, step)
+        return self._steps[end - 1] - self._steps[end - 2] if end >= 2 else math.inf
+
+    def _is_behind(self, cause: Finding, effect: Finding) -> bool | None:
+        """Return whether some of the cause lies nearer to the output; None if that is not known."""
+        known = parameters(self._history)
+
+        def positions(finding: Finding) -> list[int]:
+            layers = [known[p]["layer"] if p in known else p for p in finding.places]
+            return [self._order[layer] for layer in layers if layer in self._order]
+
+        nearest, farthest = positions(cause), positions(effect)
+        return max(nearest) >= min(farthest) if nearest and farthest else None
+
+
+_TOGETHER = "Both began at about the same time, so which came first is not known."
+_AT_ONCE = "It was there as soon as it could be judged, and may have begun earlier."
 
 
 def _rank(finding: Finding) -> tuple[int, int, str]:
     return SEVERITIES.index(finding.severity), finding.steps[0], finding.code
-
-
-def _cause(
-    effect: Finding, known: Mapping[str, Finding], history: History, order: Mapping[str, int]
-) -> str | None:
-    """Return the most direct known cause of a finding that fits in time and place."""
-    for code in CAUSES.get(effect.code, ()):
-        cause = known.get(code)
-        if cause is None or not _began_first(cause, effect):
-            continue
-        if (effect.code, code) not in BEHIND or _is_behind(cause, effect, history, order):
-            return code
-    return None
-
-
-def _began_first(cause: Finding, effect: Finding) -> bool:
-    """Return whether a cause began no later, as exactly as the spacing of watched steps tells."""
-    return cause.steps[0] <= effect.steps[0] + max(2, effect.steps[0] // 8)
-
-
-def _is_behind(cause: Finding, effect: Finding, history: History, order: Mapping[str, int]) -> bool:
-    """Return whether some of the cause lies nearer to the output than some of the effect."""
-    known = parameters(history)
-
-    def positions(finding: Finding) -> list[int]:
-        layers = [known[p]["layer"] if p in known else p for p in finding.places]
-        return [order[layer] for layer in layers if layer in order]
-
-    nearest, farthest = positions(cause), positions(effect)
-    return not nearest or not farthest or max(nearest) >= min(farthest)

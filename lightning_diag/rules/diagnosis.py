@@ -8,8 +8,14 @@ from typing import Any
 
 from lightning_diag.finding import SEVERITIES, Finding, Severity
 from lightning_diag.history import History
+from lightning_diag.record import Record
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.causes import explain
+from lightning_diag.rules.choice import Mute
+from lightning_diag.rules.events import what_happened
+from lightning_diag.rules.pace import Pace
+from lightning_diag.rules.snapshot import Snapshot
+from lightning_diag.rules.unmuted import Unmuted, left_out
 from lightning_diag.warning import warn
 
 
@@ -21,6 +27,8 @@ class _Known:
     """The worst severity that was reported."""
     active: bool
     """Whether it was seen at the last update."""
+    at_once: bool = False
+    """Whether it was there as soon as its rule could judge: then it may have begun earlier."""
 
 
 class Diagnosis:
@@ -28,13 +36,16 @@ class Diagnosis:
 
     A finding is news when it is new, or worse than it was said to be; otherwise it is updated
     silently. One that is no longer seen is kept, and its message says until when it was. A rule
-    that fails switches itself off with one warning.
+    that fails switches itself off with one warning. What is muted is judged and kept apart: it is
+    never news, and explains nothing.
 
     Args:
         rules: What to judge by, one rule for each code.
+        mute: What not to speak of: ``"dead-relu"`` or, at some places only,
+            ``"dead-relu:net.3*"``.
 
     Raises:
-        ValueError: If two rules have the same code.
+        ValueError: If two rules have the same code, or if `mute` names none of them.
 
     Example:
         >>> diagnosis = Diagnosis([])
@@ -42,14 +53,20 @@ class Diagnosis:
         []
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], mute: Sequence[str] = ()) -> None:
         codes = [rule.code for rule in rules]
         twice = sorted({code for code in codes if codes.count(code) > 1})
         if twice:
             raise ValueError(f"`rules` must hold each rule once, got `{twice[0]}` twice.")
         self.rules = list(rules)
+        self.mute = [Mute.parse(text, codes) for text in mute]
+        self.warns = True
+        """Whether this process may warn: with several, all of them judge and one speaks."""
+        self._pace = Pace()
         self._known: dict[str, _Known] = {}
         self._failed: dict[str, str] = {}
+        self._snapshot = Snapshot(History())
+        self._could_judge: set[str] = set()
         self._ranked: list[Finding] = []
         self._not_observed: list[NotObserved] = []
 
@@ -68,70 +85,120 @@ class Diagnosis:
         """The rules that could not judge at the last update, and why."""
         return list(self._not_observed)
 
+    def muted(self, history: History) -> dict[str, str]:
+        """Return what is muted, and what there would have been to say of it."""
+        return {
+            str(mute): left_out(history, mute.place) if mute.place else self._hushed(mute.code)
+            for mute in self.mute
+        }
+
+    def is_due(self, record: Record) -> bool:
+        """Take note of a record, once; return whether it is worth an update."""
+        return self._pace.due(record)
+
     def update(self, history: History) -> list[Finding]:
         """Judge a history; return what is new or worse than said before, causes first."""
+        self._snapshot = history = self._snapshot.of(history)
         self._not_observed = []
         seen: dict[str, Finding] = {}
+        first: set[str] = set()
         for rule in self.rules:
-            seen.update((finding.code, finding) for finding in self._ask(rule, history))
-        news = {code for code, finding in seen.items() if self._take(finding)}
+            verdict = self._ask(rule, history)
+            if isinstance(verdict, NotObserved):
+                self._not_observed.append(verdict)
+                continue
+            if rule.code not in self._could_judge:
+                self._could_judge.add(rule.code)
+                first.add(rule.code)
+            seen.update((finding.code, finding) for finding in verdict)
+        news = {
+            code for code, finding in seen.items() if self._take(finding, history, code in first)
+        }
         for code, known in self._known.items():
             known.active = code in seen
-        self._ranked = explain([known.finding for known in self._known.values()], history)
-        self._ranked = [self._told(finding) for finding in self._ranked]
+        self._ranked = [self._told(finding) for finding in self._explained(history)]
         return [finding for finding in self._ranked if finding.code in news]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "known": [
-                {"finding": known.finding.to_dict(), "said": known.said, "active": known.active}
+                {**vars(known), "finding": known.finding.to_dict()}
                 for known in self._known.values()
             ],
             "ranked": [finding.to_dict() for finding in self._ranked],
+            "could_judge": sorted(self._could_judge),
+            "pace": self._pace.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; what no rule of today tells of is forgotten."""
+        codes = {rule.code for rule in self.rules}
         known = [
-            _Known(Finding.from_dict(entry["finding"]), entry["said"], entry["active"])
+            _Known(**{**entry, "finding": Finding.from_dict(entry["finding"])})
             for entry in state["known"]
+            if entry["finding"]["code"] in codes
         ]
         self._known = {entry.finding.code: entry for entry in known}
-        self._ranked = [Finding.from_dict(finding) for finding in state["ranked"]]
+        hushed = self._muted_codes()
+        self._ranked = [
+            Finding.from_dict(finding)
+            for finding in state["ranked"]
+            if finding["code"] in codes - hushed
+        ]
+        self._could_judge = set(state.get("could_judge", ()))
+        if "pace" in state:
+            self._pace.load_state_dict(state["pace"])
 
-    def _ask(self, rule: Rule, history: History) -> list[Finding]:
-        """Return a rule's findings, and remember why there are none."""
+    def _explained(self, history: History) -> list[Finding]:
+        hushed = self._muted_codes()
+        heard = [known for code, known in self._known.items() if code not in hushed]
+        unsure = {known.finding.code for known in heard if known.at_once}
+        return explain([known.finding for known in heard], history, unsure)
+
+    def _muted_codes(self) -> set[str]:
+        return {mute.code for mute in self.mute if not mute.place}
+
+    def _hushed(self, code: str) -> str:
+        """Say when the problem of a muted rule was seen."""
+        if code not in self._known:
+            return "not seen"
+        known = self._known[code]
+        first, last = known.finding.steps
+        return f"{known.said}, seen from step {first:,} to {last:,}"
+
+    def _ask(self, rule: Rule, history: History) -> list[Finding] | NotObserved:
+        """Return what a rule says of the places that it is not muted at."""
         if rule.code in self._failed:
-            self._not_observed.append(NotObserved(rule.code, self._failed[rule.code]))
-            return []
+            return NotObserved(rule.code, self._failed[rule.code])
+        patterns = [mute.place for mute in self.mute if mute.code == rule.code and mute.place]
         try:
-            verdict = rule.check(history)
+            return rule.check(Unmuted(history, patterns) if patterns else history)
         except Exception as error:  # noqa: BLE001  # a rule must never end a training
             reason = f"the rule failed: {type(error).__name__}: {error}"
             self._failed[rule.code] = reason
-            warn(
-                f"The rule `{rule.code}` is switched off for this run: "
-                f"{type(error).__name__}: {error}"
-            )
-            verdict = NotObserved(rule.code, reason)
-        if isinstance(verdict, NotObserved):
-            self._not_observed.append(verdict)
-            return []
-        return verdict
+            if self.warns:
+                warn(
+                    f"The rule `{rule.code}` is switched off for this run: "
+                    f"{type(error).__name__}: {error}"
+                )
+            return NotObserved(rule.code, reason)
 
-    def _take(self, finding: Finding) -> bool:
+    def _take(self, finding: Finding, history: History, at_once: bool) -> bool:  # noqa: FBT001
         """Remember a finding; return whether it is news."""
         known = self._known.get(finding.code)
         if known is None:
-            self._known[finding.code] = _Known(finding, finding.severity, active=True)
+            told = replace(finding, before=what_happened(history, finding.steps[0]))
+            self._known[finding.code] = _Known(told, finding.severity, active=True, at_once=at_once)
             return True
         old = known.finding
         steps = (min(old.steps[0], finding.steps[0]), max(old.steps[1], finding.steps[1]))
         is_worse = _is_worse(finding.severity, known.said)
         rule = next(rule for rule in self.rules if rule.code == finding.code)
         keeps = rule.tells_onset and known.active and not _is_worse(finding.severity, old.severity)
-        known.finding = replace(old if keeps else finding, severity=finding.severity, steps=steps)
+        known.finding = replace(
+            old if keeps else finding, severity=finding.severity, steps=steps, before=old.before
+        )
         known.said = finding.severity if is_worse else known.said
         return is_worse
 
@@ -139,8 +206,9 @@ class Diagnosis:
         """Return a finding, with its end if it has passed."""
         if self._known[finding.code].active:
             return finding
-        until = f"{finding.message} It was seen until step {finding.steps[1]:,}."
-        return replace(finding, message=until)
+        last = finding.steps[1]
+        until = f"{finding.message} It was seen until step {last:,}."
+        return replace(finding, message=until, until=last)
 
 
 def _is_worse(severity: Severity, other: Severity) -> bool:

@@ -239,3 +239,9 @@ def is_stuck(history: History, progress: float, steps: int) -> bool:
     """Return whether the loss is known, and after `steps` steps has not fallen by `progress`."""
     loss = None if has_several_optimizers(history) else read_loss(history)
     return loss is not None and loss.steps >= steps and loss.progress < progress
+
+
+def is_slow(history: History) -> bool:
+    """Return whether the loss is not known to have halved, nor to be that of several networks."""
+    loss = None if has_several_optimizers(history) else read_loss(history)
+    return loss is None or not loss.progress >= 0.5

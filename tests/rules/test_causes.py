@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
 
-from lightning_diag.finding import Evidence, Finding, Severity
+from lightning_diag.finding import Event, Evidence, Finding, Severity
 from lightning_diag.history import History
-from lightning_diag.rules.causes import CAUSES, explain
+from lightning_diag.rules.causes import BEHIND, CAUSES, explain
+from lightning_diag.rules.experiments import EXPERIMENTS
+from lightning_diag.rules.relations import ORIGINS, RELATIONS
 from rules.stories import call, story, weight
 
 
 def finding(
-    code: str, first: int = 0, *, severity: Severity = "bad", places: Sequence[str] = ()
+    code: str,
+    first: int = 0,
+    *,
+    severity: Severity = "bad",
+    places: Sequence[str] = (),
+    before: Sequence[Event] = (),
 ) -> Finding:
     """Return a finding of no particular content."""
-    evidence = Evidence(1.0, 0.5, 10, 5)
-    return Finding(code, severity, "It is.", "Mend it.", tuple(places), (first, 100), evidence)
+    return Finding(
+        code,
+        severity,
+        "It is.",
+        "Mend it.",
+        tuple(places),
+        (first, 100),
+        Evidence(1.0, 0.5, 10, 5),
+        before=tuple(before),
+    )
+
+
+def explained(findings: Sequence[Finding], unsure: Sequence[str] = ()) -> dict[str, Finding]:
+    """Return findings with their causes, by code."""
+    return {f.code: f for f in explain(findings, story(steps=[0]), unsure)}
 
 
 def told(findings: Sequence[Finding], history: History | None = None) -> list[str]:
@@ -128,5 +149,158 @@ def test_every_cause_in_the_table_is_taken_when_it_is_alone() -> None:
             assert told([finding(effect), finding(cause)])[1] == f"{effect} < {cause} > "
 
 
+# --- how sure it is ---
+
+
+def test_a_cause_that_began_earlier_and_has_no_rival_is_sure() -> None:
+    found = explained([finding("dead-relu", 40), finding("learning-rate-too-high", 10)])
+    assert found["dead-relu"].confidence == "high"
+    assert found["dead-relu"].because == (
+        "Large steps push units to where no input moves them.",
+        "It began 30 steps earlier.",
+        "Nothing else that was found explains it.",
+    )
+    assert found["learning-rate-too-high"].confidence is None
+    assert found["learning-rate-too-high"].because == ()
+
+
+@pytest.mark.parametrize(("every", "sure"), [(1, "high"), (3, "high"), (4, "medium")])
+def test_order_is_known_as_exactly_as_steps_are_watched(every: int, sure: str) -> None:
+    history = story(steps=list(range(0, 100, every)))
+    findings = [finding("dead-relu", 40), finding("learning-rate-too-high", 36)]
+    assert explain(findings, history)[1].confidence == sure
+
+
+def test_a_cause_seen_at_the_same_look_is_less_sure() -> None:
+    found = explained([finding("dead-relu", 10), finding("learning-rate-too-high", 10)])
+    assert found["dead-relu"].confidence == "medium"
+    assert "which came first is not known" in " ".join(found["dead-relu"].because)
+
+
+def test_a_rise_of_the_learning_rate_just_before_speaks_for_the_learning_rate() -> None:
+    rise = Event("lr-rise", 9, "The learning rate rose.")
+    rate = finding("learning-rate-too-high", 10)
+    for dead, cause in (
+        (finding("dead-relu", 10, before=[rise]), rate),
+        (finding("dead-relu", 10), finding("learning-rate-too-high", 10, before=[rise])),
+    ):
+        told = explained([dead, cause])["dead-relu"]
+        assert told.confidence == "high"
+        assert rise.text in told.because
+    fall = Event("lr-fall", 9, "The learning rate fell.")
+    told = explained([finding("dead-relu", 10, before=[fall]), rate])["dead-relu"]
+    assert told.confidence == "medium"
+    assert fall.text not in told.because
+
+
+def test_what_lies_between_there_and_the_loss_is_sure() -> None:
+    history = story(function="tanh", steps=[0])
+    findings = [
+        finding("vanishing-gradient", places=[weight(1)]),
+        finding("saturated-activation", places=[call(3, "tanh")]),
+    ]
+    (starved,) = [f for f in explain(findings, history) if f.code == "vanishing-gradient"]
+    assert starved.confidence == "high"
+    assert "It lies between there and the loss." in starved.because
+
+
+def test_what_is_wrong_with_the_data_came_first_whenever_it_was_noticed() -> None:
+    found = explained([finding("dead-relu", 3), finding("unnormalised-input", 50)])
+    assert found["dead-relu"].caused_by == "unnormalised-input"
+    assert "It was there before training began." in found["dead-relu"].because
+
+
+def test_what_was_there_as_soon_as_it_could_be_judged_may_have_begun_earlier() -> None:
+    findings = [finding("dead-relu", 3), finding("learning-rate-too-high", 50)]
+    assert explained(findings)["dead-relu"].caused_by is None
+    told = explained(findings, ["learning-rate-too-high"])["dead-relu"]
+    assert told.caused_by == "learning-rate-too-high"
+
+
+# --- two causes, and the experiment ---
+
+
+def test_two_causes_for_which_as_much_speaks_are_both_said_with_an_experiment() -> None:
+    findings = [
+        finding("overfitting"),
+        finding("suspicious-labels"),
+        finding("train-validation-shift"),
+    ]
+    told = explained(findings)["overfitting"]
+    assert told.caused_by == "train-validation-shift"
+    assert told.rivals == ("suspicious-labels",)
+    assert told.confidence == "low"
+    assert "Hold back a tenth of the training set" in told.experiment
+
+
+def test_a_pair_without_an_experiment_of_its_own_gets_the_one_that_always_tells() -> None:
+    findings = [finding("initial-loss"), finding("init-scale"), finding("unscaled-target")]
+    told = explained(findings)["initial-loss"]
+    assert told.rivals == ("unscaled-target",)
+    assert told.experiment == (
+        "Mend init-scale alone and train as long again: if initial-loss is gone, that was it; if "
+        "it is back, it was unscaled-target."
+    )
+
+
+def test_the_cause_for_which_more_speaks_has_no_rival() -> None:
+    findings = [
+        finding("embedding-collapse", 40),
+        finding("over-regularisation", 40),
+        finding("learning-rate-too-high", 10),
+    ]
+    told = explained(findings)["embedding-collapse"]
+    assert told.caused_by == "learning-rate-too-high"
+    assert told.rivals == ()
+    assert told.experiment == ""
+    assert told.confidence == "medium"
+
+
+def test_two_consequences_of_one_cause_are_no_rivals() -> None:
+    findings = [
+        finding("loss-plateau", 50),
+        finding("dead-relu", 40),
+        finding("collapsed-activation", 45, places=[call(0)]),
+        finding("learning-rate-too-high", 10),
+    ]
+    assert explained(findings)["loss-plateau"].rivals == ()
+
+
+def test_what_no_longer_has_a_cause_is_no_longer_said_to_have_one() -> None:
+    before = explained([finding("dead-relu", 40), finding("learning-rate-too-high", 10)])
+    after = explained([before["dead-relu"]])["dead-relu"]
+    assert after == finding("dead-relu", 40)
+
+
+def test_every_relation_says_how_it_works_in_a_sentence() -> None:
+    for effect, relations in RELATIONS.items():
+        causes = [relation.cause for relation in relations]
+        assert len(causes) == len(set(causes)), effect
+        assert all(r.why[0].isupper() and r.why.endswith(".") for r in relations), effect
+
+
+def test_every_experiment_is_for_two_causes_of_one_problem() -> None:
+    for pair in EXPERIMENTS:
+        assert len(pair) == 2
+        assert any(pair <= set(causes) for causes in CAUSES.values()), pair
+    assert not ORIGINS & {effect for effect, _ in BEHIND}
+
+
 def test_no_findings_have_no_causes() -> None:
     assert explain([], History()) == []
+
+
+def test_all_that_is_known_of_a_cause_survives_a_file() -> None:
+    rise = Event("lr-rise", 9, "The learning rate rose.")
+    findings = [
+        finding("initial-loss", 10, before=[rise]),
+        finding("init-scale"),
+        finding("output-activation-mismatch"),
+    ]
+    for found in explain(findings, story(steps=[0])):
+        assert Finding.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    told = explained(findings)["initial-loss"]
+    assert told.rivals
+    assert told.before == (rise,)
+    old = {k: v for k, v in told.to_dict().items() if k not in ("because", "before", "until")}
+    assert Finding.from_dict(old).because == ()

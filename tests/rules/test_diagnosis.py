@@ -184,9 +184,119 @@ def _sick() -> Diagnosis:
 def test_a_whole_run_is_told_as_one_cause_and_its_consequence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cause, consequence = _sick().active
+        cause, consequence, last = _sick().active
     assert cause.code == "saturated-activation"
-    assert cause.cause_of == ("vanishing-gradient",)
+    assert cause.cause_of == ("vanishing-gradient", "loss-plateau")
+    assert last.caused_by == "vanishing-gradient"
     assert consequence.code == "vanishing-gradient"
     assert consequence.caused_by == "saturated-activation"
     assert consequence.severity == "bad"
+
+
+# --- when it began, and what happened then ---
+
+
+def test_what_happened_just_before_is_kept_as_it_was_at_the_onset() -> None:
+    history = History()
+    diagnosis = Diagnosis([Scripted(lambda step: "bad" if step >= 20 else None)])
+    for step in range(40):
+        rate = 0.1 if step < 19 else 1.0
+        history.append(Record(step, {"lr/value": {"SGD/group0": rate}}))
+        diagnosis.update(history)
+    (event,) = diagnosis.findings[0].before
+    assert (event.kind, event.step) == ("lr-rise", 19)
+
+
+def test_a_passed_finding_says_so_and_one_that_lasts_does_not() -> None:
+    diagnosis = Diagnosis([Scripted(lambda step: "bad" if step < 4 else None)])
+    play(diagnosis, range(3))
+    assert diagnosis.findings[0].until is None
+    play(diagnosis, range(3, 8))
+    assert diagnosis.findings[0].until == 3
+
+
+def test_a_problem_seen_as_soon_as_it_could_be_judged_may_explain_what_began_before() -> None:
+    """A rule that needs a hundred steps cannot say that its problem began after them."""
+
+    class Late(Beginning):
+        code: ClassVar[str] = "exploding-gradient"
+
+        def check(self, history: History) -> list[Finding] | NotObserved:
+            if history.steps[-1] < 30:
+                return self.not_observed("too early")
+            return self.judge(history)
+
+    early = Scripted(lambda step: "bad" if step >= 5 else None)
+    at_once = Diagnosis([early, Late(lambda step: "bad")])
+    play(at_once, range(40))
+    later = Diagnosis([early, Late(lambda step: "bad" if step >= 35 else None)])
+    play(later, range(40))
+    causes = [
+        {found.code: found.caused_by for found in diagnosis.findings}["dead-relu"]
+        for diagnosis in (at_once, later)
+    ]
+    assert causes == ["exploding-gradient", None]
+    second = Diagnosis([early, Late(lambda step: "bad")])
+    second.load_state_dict(json.loads(json.dumps(at_once.state_dict())))
+    play(second, range(40, 50))
+    assert {f.code: f.caused_by for f in second.findings}["dead-relu"] == "exploding-gradient"
+
+
+# --- muted ---
+
+
+def test_a_muted_rule_is_no_news_and_no_finding_and_explains_nothing() -> None:
+    rules = [Scripted(lambda step: "bad"), Beginning(lambda step: "bad")]
+    diagnosis = Diagnosis(rules, mute=["dead-relu"])
+    assert play(diagnosis, range(3)) == [[("non-finite", "bad")], [], []]
+    assert [found.code for found in diagnosis.findings] == ["non-finite"]
+    assert diagnosis.active == diagnosis.findings
+    assert diagnosis.muted(History()) == {"dead-relu": "bad, seen from step 0 to 2"}
+
+
+def test_a_muted_rule_that_found_nothing_is_listed_too() -> None:
+    diagnosis = Diagnosis(default_rules(), mute=["dead-relu", "vanishing-gradient:net*"])
+    assert diagnosis.muted(run_of([], meta(layers=1))) == {
+        "dead-relu": "not seen",
+        "vanishing-gradient:net*": "3 places left out",
+    }
+
+
+def test_a_rule_that_is_muted_at_a_place_judges_the_others() -> None:
+    def change(step: int, values: dict[str, dict[str, float]]) -> None:
+        values["dead_relu/fraction"] |= {call(1): 0.9, call(3): 0.6}
+
+    def places(mute: list[str]) -> list[tuple[str, ...]]:
+        diagnosis, history = Diagnosis(default_rules(), mute), run_of([], meta())
+        for record in lines(change):
+            history.append(record)
+            diagnosis.update(history)
+        return [f.places for f in diagnosis.findings if f.code == "dead-relu"]
+
+    assert places([]) == [(call(1), call(3))]
+    assert places(["dead-relu:net.1*"]) == [(call(3),)]
+    assert places(["dead-relu:net.[13]*"]) == []
+    assert places(["non-finite:net.1*"]) == [(call(1), call(3))]
+
+
+def test_a_rule_that_fails_is_told_by_one_process_alone() -> None:
+    diagnosis = Diagnosis([Failing()])
+    diagnosis.warns = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        play(diagnosis, range(3))
+    assert diagnosis.not_observed[0].reason.startswith("the rule failed")
+
+
+def test_a_state_of_rules_that_are_gone_or_muted_by_now_is_left_behind() -> None:
+    """P25: a run may go on with other rules."""
+    diagnosis = Diagnosis([Scripted(lambda step: "bad"), Beginning(lambda step: "bad")])
+    play(diagnosis, range(3))
+    state = diagnosis.state_dict()
+    fewer = Diagnosis([Beginning(lambda step: "bad")])
+    fewer.load_state_dict(state)
+    assert [found.code for found in fewer.findings] == ["non-finite"]
+    muted = Diagnosis(diagnosis.rules, mute=["dead-relu"])
+    muted.load_state_dict(state)
+    assert [found.code for found in muted.findings] == ["non-finite"]
+    assert muted.muted(History()) == {"dead-relu": "bad, seen from step 0 to 2"}

@@ -1,0 +1,77 @@
+"""Rules are chosen, set and muted in a LightningCLI's YAML file, too (P43)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from lightning_diag import Doctor
+from lightning_diag.rules.dead_relu import DeadRelu
+
+CONFIG = """
+trainer:
+  accelerator: cpu
+  logger: false
+  callbacks:
+    - class_path: lightning_diag.Doctor
+      init_args:
+        mute: [slow-dataloader, "dead-relu:net.3*"]
+        thresholds:
+          dead-relu: {fraction: 0.3, samples: 500}
+          slow-dataloader:
+            fraction: 0.8
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
+    monkeypatch.setattr("sys.argv", ["train"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def built(config: str, *arguments: str) -> Doctor:
+    """Return the doctor that a file describes."""
+    Path("config.yaml").write_text(config, encoding="utf-8")
+    cli: Any = LightningCLI(
+        BoringModel,
+        run=False,
+        args=["--config=config.yaml", *arguments],
+        save_config_callback=None,
+        seed_everything_default=0,
+    )
+    (doctor,) = [each for each in cli.trainer.callbacks if isinstance(each, Doctor)]
+    return doctor
+
+
+def test_thresholds_and_mutes_are_read_from_yaml() -> None:
+    doctor = built(CONFIG)
+    assert doctor.mute == ["slow-dataloader", "dead-relu:net.3*"]
+    (dead,) = [rule for rule in doctor.rules if rule.code == "dead-relu"]
+    assert dead == DeadRelu(fraction=0.3, samples=500)
+    (slow,) = [rule for rule in doctor.rules if rule.code == "slow-dataloader"]
+    assert getattr(slow, "fraction") == 0.8  # noqa: B009
+
+
+def test_they_survive_a_round_trip(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        built(CONFIG, "--print_config")
+    printed = capsys.readouterr().out
+    config: dict[str, Any] = yaml.safe_load(printed)
+    arguments = config["trainer"]["callbacks"][0]["init_args"]
+    assert arguments["mute"] == ["slow-dataloader", "dead-relu:net.3*"]
+    assert arguments["thresholds"]["dead-relu"] == {"fraction": 0.3, "samples": 500}
+    again = built(printed)
+    assert again.rules == built(CONFIG).rules
+    assert again.mute == built(CONFIG).mute
+
+
+def test_a_wrong_code_is_refused_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((SystemExit, ValueError)) as stop:
+        built(CONFIG.replace("[slow-dataloader,", "[slow-dataloaders,"))
+    assert "did you mean 'slow-dataloader'" in capsys.readouterr().err + str(stop.value)

@@ -16,10 +16,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_diag.history import History
 from lightning_diag.monitors.activation import ActivationMonitor
 from lightning_diag.monitors.base import Monitor
+from lightning_diag.monitors.batch_norm import BatchNormMonitor
+from lightning_diag.monitors.data import DataMonitor
 from lightning_diag.monitors.dead_relu import DeadReLUTracker
 from lightning_diag.monitors.gradient import GradientMonitor
 from lightning_diag.monitors.loss import LossMonitor
+from lightning_diag.monitors.noise import GradientNoiseMonitor
+from lightning_diag.monitors.output import OutputMonitor
+from lightning_diag.monitors.setup import SetupMonitor
 from lightning_diag.monitors.update_ratio import UpdateRatioLogger
+from lightning_diag.monitors.validation import ValidationMonitor
+from lightning_diag.monitors.weight import WeightMonitor
 
 MONITORS: list[Callable[..., Monitor]] = [
     GradientMonitor,
@@ -27,6 +34,13 @@ MONITORS: list[Callable[..., Monitor]] = [
     DeadReLUTracker,
     UpdateRatioLogger,
     LossMonitor,
+    WeightMonitor,
+    SetupMonitor,
+    OutputMonitor,
+    BatchNormMonitor,
+    GradientNoiseMonitor,
+    DataMonitor,
+    ValidationMonitor,
 ]
 EVERY_STEP: dict[str, Any] = {"every_n_steps": 1, "max_overhead": 1e9, "startup_seconds": 1e9}
 """Watch every step, whatever it costs."""

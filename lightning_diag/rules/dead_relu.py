@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lightning_diag.finding import Evidence, Finding
+from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History, Series
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.reading import centre, is_stuck, listing, shown, typical_ratio
+from lightning_diag.rules.reading import centre, is_slow, is_stuck, listing, shown, typical_ratio
+
+_REMEDY = (
+    "Lower the learning rate, warm it up, or set `Trainer(gradient_clip_val=1.0)`; use "
+    "`torch.nn.init.kaiming_normal_` with zero biases, or `torch.nn.LeakyReLU` or "
+    "`torch.nn.GELU`."
+)
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,12 @@ class DeadRelu(Rule):
         The share of dead units at each call of a ReLU, which rests on a window of samples, never
         on one batch: a unit that fires for one sample in a hundred is sparse, not dead. Where a
         loop calls the same layer again and again, a unit is dead only if it is at every call. A
-        call counts from `fraction` on. `bad` takes `bad_fraction` and a loss that has not halved:
-        large language models that work have layers in which most units are dead. The message says
-        since when, and what happened then: large updates, a jump of the gradient, a change of the
-        learning rate.
+        call counts from `fraction` on. One that puts out nothing but zeros in each of the newest
+        `silent_records` watched steps is dead without waiting for the window. `bad` takes
+        `bad_fraction` and a loss that has not halved: large language models that work have layers
+        in which most units are dead. Below `bad_fraction` it is a note if the loss has halved. The
+        message says since when, and what happened then: large updates, a jump of the gradient, a
+        change of the learning rate.
 
     Why it matters:
         No gradient reaches the weights of a dead unit, so it stays dead: the network is smaller
@@ -41,6 +50,7 @@ class DeadRelu(Rule):
     code: ClassVar[str] = "dead-relu"
     needs: ClassVar[tuple[str, ...]] = ("dead_relu/window_samples",)
     uses: ClassVar[tuple[str, ...]] = (
+        "activation/zero_fraction",
         "dead_relu/fraction",
         "dead_relu/since_step",
         "gradient/total_norm",
@@ -60,14 +70,19 @@ class DeadRelu(Rule):
     """Samples that the share must rest on, at least 1, or the whole training set if that is
     smaller. Our choice: a unit that fires for 1 % of the samples passes for dead over 1,000 of
     them once in 23,000 times."""
-    patience: int = 100
+    silent_records: int = 8
+    """Watched steps in which nothing at all comes through a call, at least 1. Our choice: a call
+    with one unit that fires for 1 % of the samples is silent over eight batches of 32 once in
+    13 times, one with a dozen such units never."""
+    patience: int = 200
     """Steps in which the loss must have halved, or dead units are `bad`; at least 16. Our choice:
-    few networks that work need more for that."""
+    few networks that work need more, and units that were silent from the start may yet revive."""
 
     def __post_init__(self) -> None:
         self._require("fraction", "bad_fraction", least=0.0, most=1.0)
         self._require_order("fraction", "bad_fraction")
         self._require("samples", least=1, unit="sample")
+        self._require("silent_records", least=1, unit="watched step")
         self._require("patience", least=16, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
@@ -79,37 +94,74 @@ class DeadRelu(Rule):
             for place, share in history.last("dead_relu/fraction").items()
             if seen.get(place, 0.0) >= needed
         }
-        if not dead:
+        silent = self._silent(history, seen)
+        if not dead and not silent:
             most = int(max(seen.values(), default=0.0))
             return self.not_observed(
                 f"units must be silent for {needed:,} samples or more to be called dead, and "
                 f"{most:,} were seen"
             )
-        dead = without_loops(dead, history.meta.get("sites", {}))
+        sites = history.meta.get("sites", {})
+        passed = {place: 1.0 for place in silent if dead.get(place, 0.0) < self.bad_fraction}
+        if passed:
+            whole = without_loops({**dict.fromkeys(seen, 0.0), **passed}, sites)
+            cut = [place for place in passed if whole.get(place) == 1.0]
+            if cut:
+                return [self._found_silent(history, cut)]
+        dead = without_loops(dead, sites)
         places = [place for place, share in dead.items() if share >= self.fraction]
         places.sort(key=lambda place: -dead[place])
         return [self._found(history, dead, places)] if places else []
 
+    def _silent(self, history: History, calls: Iterable[str]) -> list[str]:
+        """Return the calls of a ReLU through which nothing has come in the newest records."""
+        newest = history.last("activation/zero_fraction")
+        silent = [place for place in calls if newest.get(place) == 1.0]
+        if not silent:
+            return []
+        window = history.window("activation/zero_fraction", self.silent_records)
+        if len(window) < self.silent_records:
+            return []
+        return [p for p in silent if all(seen.get(p) == 1.0 for _, seen in window)]
+
+    def _found_silent(self, history: History, places: list[str]) -> Finding:
+        window = history.window("activation/zero_fraction", self.silent_records)
+        first, last = window[0][0], window[-1][0]
+        stuck = is_stuck(history, 0.5, self.patience)
+        others = f" nor through {listing(places[1:])}," if len(places) > 1 else ""
+        return Finding(
+            code=self.code,
+            severity="bad" if stuck else "suspect",
+            message=(
+                f"Nothing came through `{places[0]}`,{others} in each of the "
+                f"{self.silent_records} watched steps from {first:,} to {last:,}: all of its units "
+                "are dead." + _what_happened(history, max(0, first - 1), first + 1)
+            ),
+            remedy=_REMEDY,
+            places=tuple(places),
+            steps=(first, last),
+            evidence=Evidence(1.0, self.fraction, last - first + 1, self.silent_records),
+        )
+
     def _found(self, history: History, dead: dict[str, float], places: list[str]) -> Finding:
         worst, samples = places[0], int(history.last("dead_relu/window_samples")[places[0]])
-        is_bad = dead[worst] >= self.bad_fraction and is_stuck(history, 0.5, self.patience)
+        is_many = dead[worst] >= self.bad_fraction
+        severity: Severity = "suspect" if is_many or is_slow(history) else "note"
+        if is_many and is_stuck(history, 0.5, self.patience):
+            severity = "bad"
         begin, end = silenced_between(history, worst)
         when = f"at step {end:,}" if begin == end else f"between steps {begin:,} and {end:,}"
         others = f" So are {listing(places[1:])}." if len(places) > 1 else ""
         return Finding(
             code=self.code,
-            severity="bad" if is_bad else "suspect",
+            severity=severity,
             message=(
                 f"{dead[worst]:.0%} of the units of `{worst}` (threshold {self.fraction:.0%}) were "
                 f"silent for all of the last {samples:,} samples; {len(places)} of {len(dead)} "
                 f"ReLU calls are affected.{others} They fell silent {when}."
                 + _what_happened(history, begin, end)
             ),
-            remedy=(
-                "Lower the learning rate, warm it up, or set `Trainer(gradient_clip_val=1.0)`; "
-                "use `torch.nn.init.kaiming_normal_` with zero biases, or `torch.nn.LeakyReLU` or "
-                "`torch.nn.GELU`."
-            ),
+            remedy=_REMEDY,
             places=tuple(places),
             steps=(begin, history.steps[-1]),
             evidence=Evidence(

@@ -6,6 +6,7 @@ import itertools
 import math
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding
@@ -22,6 +23,8 @@ from lightning_diag.rules.reading import (
 
 _BEFORE = 16
 _AFTER = 8
+_START = 64
+"""Steps after which a loss that is finite again has survived its start (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class ExplodingGradient(Rule):
     What it sees:
         *In time*: the newest watched steps all have a gradient norm of `growth` times the median
         of the 16 watched steps before, or a non-finite one after such growth, and the loss is at
-        least `loss_growth` times the largest of the 16 losses before. *In depth*: over 8 watched
+        least `loss_growth` times the largest of the 16 losses before. *From the start*: the first
+        gradient's norm is `first_growth` times that of the weights, and the loss of the next steps
+        is not finite or `loss_growth` times the first. *In depth*: over 8 watched
         steps the first layer's RMS gradient is `depth_growth` times the last layer's, and the loss
         has not halved. No absolute norm counts, since norms scale with the loss. Norms are taken
         before clipping; where clipping does its work the loss does not jump, and nothing is said.
@@ -51,7 +56,7 @@ class ExplodingGradient(Rule):
 
     code: ClassVar[str] = "exploding-gradient"
     needs: ClassVar[tuple[str, ...]] = ("gradient/total_norm", "loss/train")
-    uses: ClassVar[tuple[str, ...]] = ("gradient/norm",)
+    uses: ClassVar[tuple[str, ...]] = ("gradient/norm", "update/weight_norm")
     tells_onset: ClassVar[bool] = True
 
     growth: float = 100.0
@@ -61,12 +66,15 @@ class ExplodingGradient(Rule):
     loss_growth: float = 3.0
     """How many times the loss before counts, above 1. Three times the initial loss is the usual
     sign of divergence (W12)."""
+    first_growth: float = 1000.0
+    """First gradient's norm over the weights' that counts, above 1. Our choice: a usual learning
+    rate of 1e-3 or more then replaces the weights in one step."""
     depth_growth: float = 100.0
     """First layer's RMS gradient over the last's, above 1. torchmortem warns at 100, AutoTrainer
     at 70; healthy networks of up to 17 layers stayed below 8."""
 
     def __post_init__(self) -> None:
-        self._require("growth", "loss_growth", "depth_growth", least=1.0)
+        self._require("growth", "loss_growth", "first_growth", "depth_growth", least=1.0)
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
@@ -74,7 +82,7 @@ class ExplodingGradient(Rule):
             return self.not_observed("several optimizers share one loss curve")
         norms = history.series("gradient/total_norm")
         found = self._in_time(history, norms) if len(norms.values) > 1 else None
-        found = found or self._in_depth(history)
+        found = found or self._at_start(history) or self._in_depth(history)
         return [found] if found else []
 
     def _in_time(self, history: History, norms: Series) -> Finding | None:
@@ -142,6 +150,41 @@ class ExplodingGradient(Rule):
         old, new = window[0][1], window[1][1]
         grown = {n: v / old[n] for n, v in new.items() if old.get(n, 0) > 0 <= v}
         return tuple(sorted(grown, key=lambda name: -grown[name])[:8])
+
+    def _at_start(self, history: History) -> Finding | None:
+        if history.steps[-1] > _START and math.isfinite(history.last("loss/train").get("", 0.0)):
+            return None
+        first = next(islice(history.records(), 1))
+        norm = first.values.get("gradient/total_norm", {}).get("", math.nan)
+        weight = math.hypot(*first.values.get("update/weight_norm", {}).values())
+        if first.step != 0 or not weight > 0 or not self.first_growth * weight <= norm < math.inf:
+            return None
+        losses = history.series("loss/train").values[:_BEFORE]
+        now = centre(losses[1:][-_AFTER:])
+        if not losses or not losses[0] > 0 or not now >= self.loss_growth * losses[0]:
+            return None
+        norms = first.values.get("gradient/norm", {})
+        places = tuple(sorted(norms, key=lambda name: -norms[name])[:8])
+        end = min(history.steps[-1], _BEFORE - 1)
+        return Finding(
+            code=self.code,
+            severity="bad",
+            message=(
+                f"The first gradient has a norm of {shown(norm)}, {shown(norm / weight)} times "
+                f"that of the weights (threshold {self.first_growth:g}); the loss went from "
+                f"{shown(losses[0])} to {shown(now)}. It is largest in {listing(places)}."
+            ),
+            remedy=(
+                "Scale the initial weights by fan-in (`torch.nn.init.kaiming_normal_`), scale "
+                "inputs and targets to a standard deviation of 1, or set "
+                "`Trainer(gradient_clip_val=1.0)`."
+            ),
+            places=places,
+            steps=(0, end),
+            evidence=Evidence(
+                min(norm / weight, sys.float_info.max), self.first_growth, end + 1, 1
+            ),
+        )
 
     def _in_depth(self, history: History) -> Finding | None:
         for profile in gradient_by_depth(history):

@@ -15,6 +15,7 @@ from lightning_diag.rules.dead_relu import silenced_between, without_loops
 from lightning_diag.rules.reading import (
     Loss,
     best_level,
+    centre,
     loss_of_weights,
     shown,
     travel,
@@ -24,6 +25,10 @@ from lightning_diag.rules.reading import (
 from lightning_diag.rules.saturated_activation import hidden_calls
 
 _SUSTAINED = 10
+_NOTHING = 0.02
+"""Progress below which nothing at all was won; a schedule may still save what has won a little."""
+_LEARNED = 0.5
+"""Progress from which on dead units alone are no harm: they are told by `dead-relu`."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class LearningRateTooHigh(Rule):
         Two witnesses, and both must agree. *Updates*: in some watched steps the typical weight
         tensor changed by `ratio` of its size or more, and unless the run was lost or units died
         with it, weights moved `travel` times their own size in such steps, or `jump` in one.
-        *Harm*: the loss is not finite, or three times what it was at first; after `patience` steps
-        it has not fallen at all, or has lost `lost` of a gain of at least 30 %; after 100 steps it
-        has not halved while hidden sigmoids or tanhs are saturated; after 200 steps it has not
-        halved while the newest ten watched steps all stayed above `sustained`; or `dead` of the
-        units of a ReLU fell silent with such an update. Large updates without harm are normal:
-        Adam's first steps, small networks, weights behind a norm layer. Weights that start at
-        zero are left out.
+        *Harm*: the loss is not finite; after `patience` steps it is three times what it was at
+        first, or has lost `lost` of a gain of at least 30 %; after `standstill` steps it has not
+        fallen by a tenth, or not halved while hidden sigmoids or tanhs are saturated; after twice
+        as many it has not halved while the newest ten watched steps all stayed above `sustained`;
+        after such updates most weights get a gradient of exactly zero; or `dead` of the units of a
+        ReLU fell silent with such an update, and the loss has not halved. Large updates without
+        harm are normal: Adam's first steps, small networks, weights behind a norm layer, a bump at
+        the top of a warm-up. Weights that start at zero are left out.
 
     Why it matters:
         Steps that overshoot throw the weights to where the loss is worse; units die or saturate,
@@ -82,6 +88,7 @@ class LearningRateTooHigh(Rule):
         "dead_relu/fraction",
         "dead_relu/since_step",
         "dead_relu/window_samples",
+        "gradient/norm",
         "update/norm",
     )
 
@@ -89,9 +96,9 @@ class LearningRateTooHigh(Rule):
     """Update ratio that counts as large, 0 or more. Our choice, thirty times the usual 1e-3 of
     the CS231n notes: most healthy runs never get there, and every run that its learning rate had
     harmed did."""
-    travel: float = 2.0
+    travel: float = 1.5
     """Times their own size that the weights must have moved in such steps, 0 or more. Our choice:
-    after that nothing is left of the initial weights."""
+    after that little is left of the initial weights."""
     jump: float = 0.5
     """Update ratio that counts by itself, at least `ratio`. Our choice: half of every weight
     replaced in one step."""
@@ -107,15 +114,18 @@ class LearningRateTooHigh(Rule):
     (W5, CS231n: a learning rate set too high can kill 40 %)."""
     saturated: float = 0.5
     """Share of saturated inputs that counts as harm, 0 to 1, as in `saturated-activation`."""
-    patience: int = 32
-    """Steps before the loss is judged, at least 16. Our choice: healthy runs that start with a
-    bump are over it after two or three dozen steps."""
+    patience: int = 48
+    """Steps before a loss that rose is judged, at least 16. Our choice: healthy runs that start
+    with a bump are over it after two or three dozen steps, and 16 losses make its level."""
+    standstill: int = 100
+    """Steps before a loss that stands where it began is judged, at least 16. Our choice: some
+    runs with large updates that learn well in the end wander for several dozen steps."""
 
     def __post_init__(self) -> None:
         self._require("ratio", "travel", "jump", "sustained", least=0.0)
         self._require_order("ratio", "jump")
         self._require("lost", "dead", "saturated", least=0.0, most=1.0)
-        self._require("patience", least=16, unit="steps")
+        self._require("patience", "standstill", least=16, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
@@ -130,6 +140,7 @@ class LearningRateTooHigh(Rule):
             or self._died(case)
             or self._saturated(case)
             or self._crawls(case)
+            or self._cut_off(case)
         )
         return [self._found(case, harm)] if harm else []
 
@@ -141,28 +152,35 @@ class LearningRateTooHigh(Rule):
     def _harm_to_loss(self, case: _Case) -> _Harm | None:
         loss, is_lost = case.loss, case.loss.now == math.inf
         is_judged = loss.steps >= self.patience and loss.progress < 0.7
-        if not (is_lost or loss.progress < -2.0 or is_judged):
+        if not (is_lost or is_judged):
             return None
         if not self._is_large(case.ratio, is_lost=is_lost):
             return None
-        text = self._what_became_of(case)
-        return _Harm("bad", text, self.ratio) if text else None
+        return self._what_became_of(case)
 
-    def _what_became_of(self, case: _Case) -> str | None:
+    def _what_became_of(self, case: _Case) -> _Harm | None:
         """Say what went wrong with the loss, if it did."""
         loss = case.loss
         if loss.now == math.inf or loss.progress < -2.0:
-            return f"the loss went from {shown(loss.start)} to {shown(loss.now)}"
+            text = f"the loss went from {shown(loss.start)} to {shown(loss.now)}"
+            return _Harm("bad", text, self.ratio)
         best = best_level(case.history)
-        # What was won must be more than the noise of a few batches.
+        # What was won must be more than the noise of a few batches, and so must what was lost.
         if best < 0.7 * loss.start and loss.now - best > self.lost * (loss.start - best):
-            return f"the loss is back at {shown(loss.now)}, after {shown(best)}"
-        if loss.progress < 0.05:
-            return f"the loss stands at {shown(loss.now)}, where it began"
+            newest = case.history.window("loss/train", self.patience)
+            if centre(v[""] for _, v in newest) - best > self.lost * (loss.start - best):
+                text = f"the loss is back at {shown(loss.now)}, after {shown(best)}"
+                return _Harm("bad", text, self.ratio)
+        if loss.progress < 0.1 and loss.steps >= self.standstill:
+            text = f"the loss stands at {shown(loss.now)}, where it began"
+            is_lost = loss.progress < _NOTHING and loss.steps >= 2 * self.standstill
+            return _Harm("bad" if is_lost else "suspect", text, self.ratio)
         return None
 
     def _died(self, case: _Case) -> _Harm | None:
         history = case.history
+        if case.loss.progress > _LEARNED:
+            return None
         dead = without_loops(history.last("dead_relu/fraction"), history.meta.get("sites", {}))
         if not dead:
             return None
@@ -176,7 +194,7 @@ class LearningRateTooHigh(Rule):
         return None
 
     def _saturated(self, case: _Case) -> _Harm | None:
-        if case.loss.steps < 100 or not case.loss.progress < 0.5:
+        if case.loss.steps < self.standstill or not case.loss.progress < 0.5:
             return None
         newest = case.history.last("activation/saturated_fraction")
         for place in hidden_calls(case.history):
@@ -189,7 +207,7 @@ class LearningRateTooHigh(Rule):
 
     def _crawls(self, case: _Case) -> _Harm | None:
         loss, newest = case.loss, case.history.last("update/ratio")
-        if loss.steps < 200 or not loss.progress < 0.5:
+        if loss.steps < 2 * self.standstill or not loss.progress < 0.5:
             return None
         if (
             not median(newest.get(name, 0.0) for name in weights(case.history))
@@ -201,6 +219,20 @@ class LearningRateTooHigh(Rule):
             return None
         text = f"the loss has only come from {shown(loss.start)} to {shown(loss.now)}"
         return _Harm("suspect", text, self.sustained)
+
+    def _cut_off(self, case: _Case) -> _Harm | None:
+        loss, names = case.loss, weights(case.history)
+        if loss.steps < self.patience or not loss.progress < 0.3:
+            return None
+        if not _is_mostly_zero(case.history.last("gradient/norm"), names):
+            return None
+        window = case.history.window("gradient/norm", _SUSTAINED)
+        if len(window) < _SUSTAINED or not all(_is_mostly_zero(seen, names) for _, seen in window):
+            return None
+        if not self._is_large(case.ratio):
+            return None
+        text = f"since then most weights get no gradient, and the loss is {shown(loss.now)}"
+        return _Harm("bad", text, self.ratio)
 
     def _found(self, case: _Case, harm: _Harm) -> Finding:
         history, ratio = case.history, case.ratio
@@ -227,3 +259,8 @@ class LearningRateTooHigh(Rule):
             steps=(first, history.steps[-1]),
             evidence=Evidence(peak, harm.large, last - first + 1, len(large)),
         )
+
+
+def _is_mostly_zero(norms: dict[str, float], names: list[str]) -> bool:
+    """Return whether at least half of the weights have a gradient of exactly zero."""
+    return 2 * sum(norms.get(name) == 0 for name in names) >= len(names)

@@ -10,6 +10,7 @@ from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.reading import (
     has_several_optimizers,
+    is_slow,
     is_stuck,
     listing,
     parameters,
@@ -25,7 +26,9 @@ class SaturatedActivation(Rule):
     What it sees:
         At each hidden call of a sigmoid, tanh or softsign the share of inputs at which it is flat,
         judged by input and function, never on a plain layer. A call counts if the share was at
-        least `fraction` in each of the newest `records` watched steps. Outputs of a network are
+        least `fraction` in each of the newest `records` watched steps, or of half as many that
+        span `span` steps. `bad` if the loss has not fallen by a tenth in `patience` steps, a note
+        if it has halved. Outputs of a network are
         left out: a trained sigmoid output should be near 0 or 1. So are softmax, and functions
         that clip by design, as ReLU6 and Hardtanh do.
 
@@ -52,10 +55,18 @@ class SaturatedActivation(Rule):
     records: int = 6
     """Watched steps in a row that must agree, at least 1. Our choice: six span the first eight
     steps, in which a bad start that repairs itself does so."""
+    span: int = 64
+    """Steps that half as many watched steps must span to be enough, at least 1. Our choice: later
+    in a run looks are far apart, and what lasts that long is no fluctuation."""
+    patience: int = 100
+    """Steps without progress before it is `bad`, at least 16. Our choice: some runs whose first
+    large steps saturate half of a layer learn well all the same."""
 
     def __post_init__(self) -> None:
         self._require("fraction", least=0.0, most=1.0)
         self._require("records", least=1, unit="watched step")
+        self._require("span", least=1, unit="step")
+        self._require("patience", least=16, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
@@ -65,6 +76,9 @@ class SaturatedActivation(Rule):
         window = history.window("activation/saturated_fraction", self.records)
         if len(window) < self.records:
             return self.not_observed(f"fewer than {self.records} steps were watched")
+        half = window[-((self.records + 1) // 2) :]
+        if half[-1][0] - half[0][0] >= self.span:
+            window = half
         least = {
             place: min(seen.get(place, 0.0) for _, seen in window)
             for place in hidden
@@ -77,16 +91,16 @@ class SaturatedActivation(Rule):
         if not places:
             return []
         worst, (first, last) = places[0], (window[0][0], window[-1][0])
-        stuck = is_stuck(history, 0.1, 16)
+        stuck, slow = is_stuck(history, 0.1, self.patience), is_slow(history)
         others = f", as well as {listing(places[1:])}" if len(places) > 1 else ""
         return [
             Finding(
                 code=self.code,
-                severity="bad" if stuck else "suspect",
+                severity="bad" if stuck else "suspect" if slow else "note",
                 message=(
                     f"At `{worst}` at least {least[worst]:.0%} of the inputs lie where the "
                     f"function is flat (threshold {self.fraction:.0%}) in each of the "
-                    f"{self.records} watched steps from {first:,} to {last:,}{others}."
+                    f"{len(window)} watched steps from {first:,} to {last:,}{others}."
                     + (" The loss stands still." if stuck else "")
                 ),
                 remedy=(
@@ -96,7 +110,7 @@ class SaturatedActivation(Rule):
                 ),
                 places=tuple(places),
                 steps=(first, last),
-                evidence=Evidence(least[worst], self.fraction, last - first + 1, self.records),
+                evidence=Evidence(least[worst], self.fraction, last - first + 1, len(window)),
             )
         ]
 

@@ -7,8 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-TIMED = frozenset({"step_time/plain_seconds", "step_time/watched_seconds", "overhead/fraction"})
+TIMED = frozenset(
+    {"step_time/plain_seconds", "step_time/watched_seconds", "overhead/fraction"}
+    | {"data/wait_fraction"}
+)
 """Metrics that depend on the speed of the machine."""
+JOINT = frozenset({"setup/rank_difference"})
+"""Metrics that one rank alone does not have."""
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -65,7 +70,7 @@ def _numbers(
     record: Mapping[str, Any], only: tuple[str, ...]
 ) -> Iterator[tuple[str, Sequence[float]]]:
     for metric, values in record["values"].items():
-        if metric not in TIMED and metric.startswith(only or ("",)):
+        if metric not in TIMED | JOINT and metric.startswith(only or ("",)):
             for place, value in values.items():
                 yield f"{metric}/{place}", [value]
     for metric, values in record["dense"].items():

@@ -18,13 +18,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_diag import (
     ActivationMonitor,
+    BatchNormMonitor,
+    DataMonitor,
     DeadReLUTracker,
     DiagWarning,
     Doctor,
     GradientMonitor,
+    GradientNoiseMonitor,
     History,
     LossMonitor,
+    SetupMonitor,
     UpdateRatioLogger,
+    ValidationMonitor,
+    WeightMonitor,
 )
 from lightning_diag.measure.shards import local_part
 from lightning_diag.monitors.base import Monitor
@@ -119,6 +125,12 @@ def monitors() -> list[Monitor]:
         DeadReLUTracker(window=24),
         UpdateRatioLogger(),
         LossMonitor(window=8),
+        WeightMonitor(),
+        SetupMonitor(),
+        DataMonitor(),
+        ValidationMonitor(),
+        BatchNormMonitor(),
+        GradientNoiseMonitor(),
     ]
 
 

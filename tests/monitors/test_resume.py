@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_diag import DiagWarning, Doctor, GradientMonitor
 from lightning_diag.history import History
 
-TIMES = ("step_time/", "overhead/")
+TIMES = ("step_time/", "overhead/", "data/wait")
 
 
 class Halts(Classifier):

@@ -156,3 +156,34 @@ def flat(step: int) -> float:
 def geometric(first: float, ratio: float, layers: int = LAYERS) -> list[float]:
     """Return a value for each layer, each `ratio` times the one before."""
     return list(itertools.accumulate([first] + [ratio] * (layers - 1), lambda a, b: a * b))
+
+
+def inputs(**numbers: float) -> Values:
+    """Return what the first layer is given at a step: standardised values, but for `numbers`."""
+    usual = {
+        "mean": 0.0,
+        "std": 1.0,
+        "max": 3.5,
+        "offset": 0.1,
+        "scale_ratio": 1.2,
+        "constant_fraction": 0.0,
+        "binary_fraction": 0.0,
+        "samples": 512.0,
+        "normalised": 0.0,
+        "nonfinite_count": 0.0,
+    }
+    place = f"{layer(0)}/linear#0"
+    return {f"input/{name}": {place: value} for name, value in {**usual, **numbers}.items()}
+
+
+def batches(
+    train: Mapping[str, float] | None = None, validation: Mapping[str, float] | None = None
+) -> Values:
+    """Return what a tensor of the batch looks like in both stages: alike, but for the changes."""
+    usual = {"mean": 0.0, "std": 1.0, "min": -3.0, "max": 3.0}
+    errors = {"samples": 64.0, "mean_error": 0.03, "std_error": 0.02}
+    sides = {"train/0": train or {}, "validation/0": validation or {}}
+    return {
+        f"data/{name}": {place: {**usual, **errors, **side}[name] for place, side in sides.items()}
+        for name in (*usual, *errors)
+    }

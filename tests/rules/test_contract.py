@@ -20,7 +20,19 @@ from lightning_diag.finding import SEVERITIES, Finding
 from lightning_diag.history import History
 from lightning_diag.rules import DEFAULT_RULES, NotObserved, Rule, default_rules
 from lightning_diag.rules.causes import BEHIND, CAUSES
-from rules.stories import LAYERS, call, flat, geometric, layer, meta, story, weight
+from rules import fit_stories, loss_stories, setup_stories, signal_stories
+from rules.stories import (
+    LAYERS,
+    batches,
+    call,
+    flat,
+    geometric,
+    inputs,
+    layer,
+    meta,
+    story,
+    weight,
+)
 
 SECTIONS = ["What it sees:", "Why it matters:", "What to do:", "References:"]
 RULES = pytest.mark.parametrize("rule", DEFAULT_RULES, ids=lambda rule: rule.code)
@@ -54,6 +66,15 @@ def _sick_stories() -> dict[str, Callable[[], History]]:
         values["gradient/missing"][weight(0)] = 1.0
         values["gradient/layer_norm"][layer(1)] = 0.0
 
+    def waiting(step: int, values: Any) -> None:
+        values["data/wait_fraction"] = {"": 0.8}
+
+    def shifted(step: int, values: Any) -> None:
+        values.update(batches(validation={"mean": 2.0}))
+
+    def unnormalised(step: int, values: Any) -> None:
+        values.update(inputs(mean=120.0, std=60.0, max=255.0, offset=2.0))
+
     def saturated(step: int, values: Any) -> None:
         values["activation/saturated_fraction"][call(1, "tanh")] = 0.8
 
@@ -67,6 +88,13 @@ def _sick_stories() -> dict[str, Callable[[], History]]:
         "saturated-activation": lambda: story(saturated, function="tanh"),
         "learning-rate-too-high": lambda: story(high, loss=lambda s: 2.3 + 0.1 * s),
         "learning-rate-too-low": lambda: story(low, loss=flat),
+        **setup_stories.SICK,
+        **fit_stories.SICK,
+        **signal_stories.SICK,
+        **loss_stories.SICK,
+        "slow-dataloader": lambda: story(waiting),
+        "train-validation-shift": lambda: story(shifted),
+        "unnormalised-input": lambda: story(unnormalised),
     }
 
 
@@ -230,6 +258,7 @@ def test_networks_of_several_optimizers_are_read_without_fail(rule: type[Rule]) 
 def test_places_are_those_of_the_model(rule: type[Rule]) -> None:
     history = SICK[rule.code]()
     known = {*history.meta["parameters"], *history.meta["sites"]}
+    known |= {*history.meta.get("losses", {})}
     known |= {layer(i) for i in range(LAYERS)}
     (finding,) = rule()(history)
     assert set(finding.places) <= known

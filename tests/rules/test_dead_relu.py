@@ -35,7 +35,7 @@ def _dead(share: float, *, place: str = call(2), since: int = 0, samples: float 
 def test_dead_units_are_found_with_layer_and_since_when() -> None:
     """W5, P46."""
     (finding,) = DeadRelu()(story(_dead(0.3, since=9)))
-    assert finding.severity == "suspect"
+    assert finding.severity == "note"  # the loss has halved all the same
     assert finding.places == (call(2),)
     assert finding.steps == (7, STEPS[-1])
     assert finding.evidence.value == 0.3
@@ -44,6 +44,46 @@ def test_dead_units_are_found_with_layer_and_since_when() -> None:
         "30% of the units of `net.2.act/relu#0` (threshold 25%) were silent for all of the last "
         "5,000 samples; 1 of 2 ReLU calls are affected. They fell silent between steps 7 and 9."
     )
+
+
+@pytest.mark.parametrize(("looks", "found"), [(8, 1), (7, 0)])
+def test_a_call_that_lets_nothing_through_need_not_wait_for_the_window(
+    looks: int, found: int
+) -> None:
+    """W5: a layer that died late in a run."""
+    last = STEPS[-looks:]
+
+    def change(step: int, values: Any) -> None:
+        silent = {call(2): 1.0 if step in last else 0.5, call(0): 0.5}
+        values["activation/zero_fraction"] = silent
+
+    history = story(change, loss=flat)
+    assert len(DeadRelu()(history)) == found
+    if found:
+        (finding,) = DeadRelu()(history)
+        assert finding.severity == "bad"
+        assert finding.places == (call(2),)
+        assert finding.steps == (last[0], last[-1])
+        assert finding.message.startswith("Nothing came through `net.2.act/relu#0`, in each of")
+
+
+def test_a_silent_time_step_of_a_loop_is_no_dead_layer() -> None:
+    def change(step: int, values: Any) -> None:
+        calls = [f"act/relu#{i}" for i in range(4)]
+        values["dead_relu/window_samples"] = dict.fromkeys(calls, 5000.0)
+        values["dead_relu/fraction"] = dict.fromkeys(calls, 0.0)
+        values["activation/zero_fraction"] = {**dict.fromkeys(calls, 0.5), calls[0]: 1.0}
+
+    about = meta()
+    about["sites"] = {}
+    for i in range(4):
+        about["sites"][f"cell/linear#{i}"] = {
+            "function": "linear",
+            "kind": "layer",
+            "module": "cell",
+        }
+        about["sites"][f"act/relu#{i}"] = {"function": "relu", "kind": "relu", "module": "act"}
+    assert DeadRelu()(story(change, about=about, loss=flat)) == []
 
 
 @pytest.mark.parametrize(("share", "found"), [(0.25, 1), (0.2499, 0)])

@@ -132,3 +132,35 @@ def test_growth_with_depth_that_does_no_harm_is_not_spoken_of() -> None:
 def test_growth_with_depth_below_the_threshold_is_not_spoken_of() -> None:
     rule = ExplodingGradient(depth_growth=626.0)
     assert rule(story(_by_depth(100.0), loss=flat)) == []
+
+
+def _at_start(norm: float) -> Any:
+    def change(step: int, values: Any) -> None:
+        values["update/weight_norm"] = {weight(0): 3.0, weight(1): 4.0}
+        if step == 0:
+            values["gradient/total_norm"] = {"": norm}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("norm", "after", "found"),
+    [(5001.0, math.nan, 1), (5001.0, 7.0, 1), (4999.0, math.nan, 0), (5001.0, 6.0, 0)],
+)
+def test_a_first_gradient_that_outweighs_the_weights_is_found_if_the_loss_explodes(
+    norm: float, after: float, found: int
+) -> None:
+    """W2, C6: nothing before it can be compared with."""
+    history = story(
+        _at_start(norm), loss=lambda step: 2.3 if step == 0 else after, steps=STEPS[:20]
+    )
+    findings = ExplodingGradient()(history)
+    assert len(findings) == found
+    if found:
+        assert findings[0].severity == "bad"
+        assert "1,000 times that of the weights" in findings[0].message
+
+
+def test_a_large_first_gradient_alone_is_healthy() -> None:
+    """Of a large loss, for Adam or with clipping."""
+    assert ExplodingGradient()(story(_at_start(1e9), loss=healthy_loss)) == []

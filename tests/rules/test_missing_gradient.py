@@ -117,3 +117,20 @@ def test_too_few_looks_are_not_observed() -> None:
     rule = MissingGradient(records=16)
     assert rule(story(_none(0), steps=STEPS[:15])) == []
     assert len(rule(story(_none(0), steps=STEPS[:16]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "looks", "found"),
+    [((0, 1, 2), 8, 1), ((0, 1, 2), 7, 0), ((1, 2), 8, 0), ((0,), 8, 1)],
+)
+def test_a_cut_below_which_all_is_zero_needs_half_as_many_looks(
+    layers: tuple[int, ...], looks: int, found: int
+) -> None:
+    """Blocks that are dropped at random leave those before them a way around."""
+
+    def change(step: int, values: Any) -> None:
+        if step in STEPS[-looks:]:
+            _zero(*layers)(step, values)
+
+    assert len(MissingGradient()(story(change, loss=flat))) == found
+    assert MissingGradient()(story(change)) == []

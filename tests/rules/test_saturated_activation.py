@@ -21,13 +21,26 @@ def _share(share: float, *, layer: int = 1, function: str = "tanh", after: int =
 
 def test_tanh_at_its_ends_is_found() -> None:
     """W3, W8."""
-    (finding,) = SaturatedActivation()(story(_share(0.8), function="tanh"))
+    (finding,) = SaturatedActivation()(story(_share(0.8), function="tanh", steps=STEPS[:20]))
     assert finding.severity == "suspect"
     assert finding.places == (call(1, "tanh"),)
     assert finding.message == (
         "At `net.1.act/tanh#0` at least 80% of the inputs lie where the function is flat "
-        "(threshold 50%) in each of the 6 watched steps from 384 to 399."
+        "(threshold 50%) in each of the 6 watched steps from 25 to 34."
     )
+
+
+def test_it_is_a_note_if_the_loss_has_halved() -> None:
+    """Half of a layer may saturate in runs that learn well."""
+    (finding,) = SaturatedActivation()(story(_share(0.8), function="tanh"))
+    assert finding.severity == "note"
+
+
+def test_half_as_many_looks_are_enough_if_they_span_64_steps() -> None:
+    steps = [*STEPS[:6], 100, 132, 165]
+    for after, found in ((99, 1), (100, 0)):
+        history = story(_share(0.8, after=after), function="tanh", steps=steps, loss=flat)
+        assert len(SaturatedActivation()(history)) == found
 
 
 def test_it_is_bad_if_the_loss_stands_still() -> None:

@@ -1,0 +1,177 @@
+"""`ClassImbalance`: classes so rare that the network leaves them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from lightning_diag.finding import Evidence, Finding
+from lightning_diag.history import History
+from lightning_diag.rules.base import NotObserved, Rule
+
+_SHOWN = 8
+_REMEDY = (
+    "Sample rare classes more often with `torch.utils.data.WeightedRandomSampler`, or give the "
+    "loss class weights; judge by the recall of each class."
+)
+
+
+class _Seen(NamedTuple):
+    steps: list[int]
+    targets: list[float]
+    hits: list[float]
+    predicted: list[float]
+    each: list[list[float]]
+    """Targets by class of each look."""
+    each_hit: list[list[float]]
+
+
+@dataclass(frozen=True)
+class ClassImbalance(Rule):
+    """Classes that are so rare, and so rarely predicted, that the network does without them.
+
+    What it sees:
+        Targets, predictions and hits by class, over the newest looks after step `patience`.
+        Imbalance alone is no finding, since networks often learn it: a class must be `ratio` times
+        rarer than the most frequent one, have had `targets` targets, and fewer than `recall` of
+        them recognised, in the newest of these looks as in all; or all such classes together. The
+        message says which are never predicted.
+        Where the rarest is `extreme` times rarer and has had too few targets to tell, that is a
+        note.
+
+    Why it matters:
+        A loss that is a mean over samples is small for a network that always answers with the
+        frequent class, and accuracy looks good. Rare classes are often those that matter.
+
+    What to do:
+        Sample or weigh by class frequency, or use a focal loss, and look at recall by class rather
+        than at accuracy.
+
+    References:
+        SageMaker Debugger, rule ClassImbalance (ratio 10, a class mispredicted in 70 %).
+        Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
+    """
+
+    code: ClassVar[str] = "class-imbalance"
+    needs: ClassVar[tuple[str, ...]] = ("class/imbalance",)
+    uses: ClassVar[tuple[str, ...]] = (
+        "class/correct_count",
+        "class/predicted_count",
+        "class/target_count",
+    )
+
+    ratio: float = 10.0
+    """Times that the most frequent class must be as frequent as another, at least 1, as in
+    SageMaker Debugger."""
+    extreme: float = 80.0
+    """The same for a note without any recall, at least `ratio`. Our choice: runs that learned
+    classes up to 40 times rarer showed at most 76, by chance."""
+    recall: float = 0.3
+    """Share of the targets of a rare class that must be recognised, 0 to 1. SageMaker Debugger
+    alarms at 70 % of a class mispredicted."""
+    targets: int = 4
+    """Targets of a rare class that its recall must rest on, at least 1. Our choice: of four, all
+    are missed once in 256 times if three in four are recognised."""
+    patience: int = 120
+    """Steps before recall counts, at least 0. Our choice: networks learn frequent classes first,
+    and in healthy runs the rare ones had come by then."""
+    window: int = 64
+    """Looks that are counted, at least 1. Our choice: a thousand steps or more."""
+
+    def __post_init__(self) -> None:
+        self._require("ratio", least=1.0)
+        self._require("extreme", least=1.0)
+        self._require_order("ratio", "extreme")
+        self._require("recall", least=0.0, most=1.0)
+        self._require("targets", least=1)
+        self._require("patience", least=0, unit="steps")
+        self._require("window", least=1, unit="look")
+
+    def judge(self, history: History) -> list[Finding] | NotObserved:
+        """See `Rule.judge`."""
+        for place, imbalance in history.last("class/imbalance").items():
+            if imbalance < self.ratio or history.steps[-1] <= self.patience:
+                continue
+            seen = self._seen(history, place)
+            rare = [
+                i for i, n in enumerate(seen.targets) if 0 < n <= max(seen.targets) / self.ratio
+            ]
+            missed = [i for i in rare if self._is_missed(seen, [i])]
+            if missed or self._is_missed(seen, rare):
+                return [self._found(place, seen, missed or rare)]
+            if imbalance >= self.extreme and sum(seen.targets[i] for i in rare) < self.targets:
+                return [self._noted(history, place, imbalance)]
+        return []
+
+    def _seen(self, history: History, place: str) -> _Seen:
+        """Return the counts of the newest looks after `patience`, and their sums."""
+        columns = []
+        steps: list[int] = []
+        for metric in ("class/target_count", "class/correct_count", "class/predicted_count"):
+            newest = history.lists(metric, place)[-self.window :]
+            late = [(step, row) for step, row in newest if step > self.patience]
+            late = [(step, row) for step, row in late if len(row) == len(late[-1][1])]
+            steps = [step for step, _ in late]
+            columns.append([row for _, row in late])
+        targets, hits, predicted = columns
+        return _Seen(steps, _sums(targets), _sums(hits), _sums(predicted), targets, hits)
+
+    def _is_missed(self, seen: _Seen, classes: list[int]) -> bool:
+        """Return whether some classes are not recognised: over all looks, nor in the newest."""
+        number = sum(seen.targets[i] for i in classes)
+        if number < self.targets:
+            return False
+        if sum(seen.hits[i] for i in classes) >= self.recall * number:
+            return False
+        newest = hits = 0.0
+        for targets, correct in zip(reversed(seen.each), reversed(seen.each_hit), strict=True):
+            newest += sum(targets[i] for i in classes)
+            hits += sum(correct[i] for i in classes)
+            if newest >= self.targets:
+                break
+        return hits < self.recall * newest
+
+    def _noted(self, history: History, place: str, imbalance: float) -> Finding:
+        last = history.steps[-1]
+        return Finding(
+            code=self.code,
+            severity="note",
+            message=(
+                f"At `{place}` the most frequent class is {imbalance:,.0f} times as frequent as "
+                f"the rarest (threshold {self.extreme:g}); too few targets of rare classes were "
+                f"seen up to step {last:,} to say whether they are learned."
+            ),
+            remedy=_REMEDY,
+            places=(place,),
+            steps=(history.steps[0], last),
+            evidence=Evidence(imbalance, self.extreme, last + 1, 1),
+        )
+
+    def _found(self, place: str, seen: _Seen, missed: list[int]) -> Finding:
+        targets = sum(seen.targets[i] for i in missed)
+        share = sum(seen.hits[i] for i in missed) / targets
+        times = max(seen.targets) * len(missed) / targets
+        never = [i for i in missed if seen.predicted[i] == 0]
+        named = ", ".join(str(i) for i in never[:_SHOWN])
+        named += f" and {len(never) - _SHOWN} more" if len(never) > _SHOWN else ""
+        which = f" Never predicted: {named}." if never else ""
+        return Finding(
+            code=self.code,
+            severity="suspect",
+            message=(
+                f"At `{place}` {len(missed)} of {len(seen.targets)} classes are {times:,.0f} times "
+                f"rarer than the most frequent one, and {share:.0%} of their {targets:.0f} targets "
+                f"are recognised (threshold {self.recall:.0%}, {len(seen.steps)} looks from step "
+                f"{seen.steps[0]:,} to {seen.steps[-1]:,}).{which}"
+            ),
+            remedy=_REMEDY,
+            places=(place,),
+            steps=(seen.steps[0], seen.steps[-1]),
+            evidence=Evidence(
+                share, self.recall, seen.steps[-1] - seen.steps[0] + 1, len(seen.steps)
+            ),
+        )
+
+
+def _sums(rows: list[list[float]]) -> list[float]:
+    return [sum(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,125 @@
+"""`CollapsedActivation`: a signal that is lost on its way through the network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lightning_diag.finding import Evidence, Finding
+from lightning_diag.history import History
+from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.reading import has_several_optimizers, is_slow, is_stuck, listing, shown
+
+_KINDS = frozenset({"relu", "leaky", "tanh", "smooth"})
+"""Functions that pass a small signal on as it is, so that its size means something."""
+
+
+@dataclass(frozen=True)
+class CollapsedActivation(Rule):
+    """Activations whose spread dwindles with depth, until layers see next to nothing.
+
+    What it sees:
+        The standard deviation of the output of each hidden ReLU, tanh, GELU and the like, in the
+        order of the forward pass. A call has collapsed if it is below `share` of the largest one
+        before it, in each of the newest `records` watched steps, and the loss has not halved.
+        `bad` if the loss has not fallen by a tenth in `patience` steps. Exact zeros are dead
+        units, which `dead-relu` tells; sigmoids do not count, since around 0 they are centred on
+        a half whatever comes in.
+
+    Why it matters:
+        What lies behind sees the same for every sample, and gradients shrink alike on their way
+        back (W7, W8).
+
+    What to do:
+        Use initial weights that keep the variance (He for ReLU, Xavier for tanh), or normalisation
+        between the layers.
+
+    References:
+        Glorot and Bengio, Understanding the difficulty of training deep feedforward neural
+        networks, AISTATS 2010.
+        He et al., Delving Deep into Rectifiers, ICCV 2015, arXiv:1502.01852.
+    """
+
+    code: ClassVar[str] = "collapsed-activation"
+    needs: ClassVar[tuple[str, ...]] = ("activation/std",)
+    uses: ClassVar[tuple[str, ...]] = ("loss/train",)
+
+    share: float = 0.02
+    """Share of an earlier spread below which a call has collapsed, 0 to 1. Our choice: the lowest
+    that a healthy run kept for eight watched steps was 0.059; weights a tenth of their proper size
+    begin below 0.005."""
+    records: int = 4
+    """Watched steps in a row that must agree, at least 1. Our choice: four are the first four
+    steps, before Adam has had the time to blow small weights up; no healthy run began below
+    0.09."""
+    patience: int = 100
+    """Steps without progress before it is `bad`, at least 16. Our choice, as for dead units."""
+
+    def __post_init__(self) -> None:
+        self._require("share", least=0.0, most=1.0)
+        self._require("records", least=1, unit="watched step")
+        self._require("patience", least=16, unit="steps")
+
+    def judge(self, history: History) -> list[Finding] | NotObserved:
+        """See `Rule.judge`."""
+        if has_several_optimizers(history):
+            return self.not_observed("the networks of several optimizers are not told apart")
+        calls = _hidden(history)
+        if len(calls) < 2:
+            return self.not_observed("fewer than two hidden activations were seen")
+        small = _collapsed(calls, history.last("activation/std"), self.share)
+        if not small:
+            return []
+        window = history.window("activation/std", self.records)
+        if len(window) < self.records:
+            return self.not_observed(f"fewer than {self.records} steps were watched")
+        for _, seen in window:
+            still = _collapsed(calls, seen, self.share)
+            small = {place: max(value, still.get(place, 1.0)) for place, value in small.items()}
+        places = [place for place, value in small.items() if value < self.share]
+        if not places or not is_slow(history):
+            return []
+        worst, (first, last) = min(places, key=small.__getitem__), (window[0][0], window[-1][0])
+        stuck = is_stuck(history, 0.1, self.patience)
+        others = [place for place in places if place != worst]
+        also = f", as has that at {listing(others)}" if others else ""
+        return [
+            Finding(
+                code=self.code,
+                severity="bad" if stuck else "suspect",
+                message=(
+                    f"The signal at `{worst}` has shrunk to {shown(small[worst])} of its spread "
+                    f"before (threshold {self.share:g}), in each of the {self.records} watched "
+                    f"steps from {first:,} to {last:,}{also}."
+                    + (" The loss stands still." if stuck else "")
+                ),
+                remedy=(
+                    "Use `torch.nn.init.kaiming_normal_` for ReLU and "
+                    "`torch.nn.init.xavier_normal_` for tanh, or put `torch.nn.BatchNorm1d` or "
+                    "`torch.nn.LayerNorm` between the layers."
+                ),
+                places=tuple(places),
+                steps=(first, last),
+                evidence=Evidence(small[worst], self.share, last - first + 1, self.records),
+            )
+        ]
+
+
+def _hidden(history: History) -> list[str]:
+    """Return the calls that another layer follows, in the order of the forward pass."""
+    sites: dict[str, Any] = history.meta.get("sites", {})
+    order = list(sites.items())
+    last = max((i for i, (_, site) in enumerate(order) if site["kind"] == "layer"), default=-1)
+    return [place for place, site in order[: max(last, 0)] if site["kind"] in _KINDS]
+
+
+def _collapsed(calls: list[str], spread: dict[str, float], share: float) -> dict[str, float]:
+    """Return the calls whose spread is below a share of an earlier one, and of how much it is."""
+    largest, small = 0.0, {}
+    for place in calls:
+        value = spread.get(place, math.nan)
+        if 0 < value < share * largest:
+            small[place] = value / largest
+        largest = max(largest, value)
+    return small

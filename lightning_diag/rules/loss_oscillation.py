@@ -1,0 +1,209 @@
+"""`LossOscillation`: a loss that swings up and down, by more than batches differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import ClassVar
+
+from lightning_diag.finding import Evidence, Finding
+from lightning_diag.history import History
+from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.checks import read_checks, validation_metric
+from lightning_diag.rules.course import Course, once, read_course
+from lightning_diag.rules.reading import shown, weights
+
+_WINDOW = 128
+"""Steps that are judged (our choice): a few dozen swings of a usual length."""
+_LAGS = 32
+"""Longest half swing that is looked for, in steps."""
+_TENTHS = 2.563
+"""Range of a normal distribution without its upper and lower tenth, in standard deviations."""
+
+
+_VALIDATIONS = 6
+"""Validations whose swings can be told from a trend (our choice)."""
+_CALMER = 3.0
+"""Times the noise of the calmest eighth of the levels: losses of the same kind of batches, with
+weights that moved less, differed by that (our choice)."""
+_FALL = 0.05
+"""Share of the first loss by which it must fall in a quarter of the run to be called falling (our
+choice): a run that still learns, however noisy, does."""
+
+
+@dataclass(frozen=True)
+class LossOscillation(Rule):
+    """A loss that bounces instead of settling, and not because batches differ.
+
+    What it sees:
+        Around its trend over the newest 128 steps the loss swings with a standard deviation of
+        `swing` of the first loss or more, and it falls neither in there nor from quarter to
+        quarter of the run. Batches that differ make swings as well, so a second witness is
+        needed: the swings are regular, so that the loss half a swing later lies on the other side
+        (a correlation of `-regular` or below at some distance of up to 32 steps); or the newest
+        validations, of which no batch is part, swing by half as much; or the typical weight
+        changes by `ratio` of its size a step or more, and the loss was three times calmer at
+        another time. The noise of single samples, the order of an epoch and rates that rise and
+        fall have none of them.
+
+    Why it matters:
+        Steps jump across the valley they should descend into (W10).
+
+    What to do:
+        Divide the learning rate by 3 to 10, lower the momentum, or let the rate decay.
+
+    References:
+        CS231n course notes, Neural Networks Part 3: the wiggle of the loss.
+        Cohen et al., Gradient Descent on Neural Networks Typically Occurs at the Edge of
+        Stability, 2021, arXiv:2103.00065.
+    """
+
+    code: ClassVar[str] = "loss-oscillation"
+    needs: ClassVar[tuple[str, ...]] = ("loss/train",)
+    uses: ClassVar[tuple[str, ...]] = ("update/ratio",)
+
+    swing: float = 0.15
+    """Standard deviation around the trend over the first loss, 0 or more. Our choice: settled runs
+    at usual batch sizes stayed below 0.06, restless ones that still learned below 0.12."""
+    regular: float = 0.5
+    """Correlation of opposite sign that makes swings regular, 0 to 1. Our choice: 128 independent
+    losses reach 0.25 at none of 32 distances."""
+    ratio: float = 0.008
+    """Update ratio with which swings come from the weights, 0 or more. Our choice: eight times
+    the usual 1e-3 of the CS231n notes; settled healthy runs stayed below 0.006."""
+
+    def __post_init__(self) -> None:
+        self._require("swing", "ratio", least=0.0)
+        self._require("regular", least=0.0, most=1.0)
+
+    def judge(self, history: History) -> list[Finding] | NotObserved:
+        """See `Rule.judge`."""
+        course = read_course(history)
+        if isinstance(course, str):
+            return self.not_observed(course)
+        if not course.from_start:
+            return self.not_observed("the first steps of the run are not known")
+        if course.steps < 3 * _WINDOW:
+            return self.not_observed(f"the run is shorter than {3 * _WINDOW} steps")
+        stamp = (self, course.last)
+        return once(history, self.code, stamp, lambda: self._judge(history, course))
+
+    def _judge(self, history: History, course: Course) -> list[Finding]:
+        seen = history.window("loss/train", _WINDOW)
+        losses = [values[""] for _, values in seen]
+        if not course.start > 0 or not all(map(math.isfinite, losses)):
+            return []
+        quarter = _WINDOW // 4
+        ends = median(losses[:quarter]), median(losses[-quarter:])
+        rest = detrended(losses)
+        ordered = sorted(rest)
+        tenth = len(ordered) // 10
+        deviation = (ordered[-1 - tenth] - ordered[tenth]) / _TENTHS
+        if not deviation > self.swing * course.start or ends[0] - ends[1] > deviation:
+            return []
+        if median(losses) > 3 * course.start or _falls(course):
+            return []  # what has diverged is another finding
+        why = self._witness(history, course, rest, deviation)
+        if why is None:
+            return []
+        share, first, last = deviation / course.start, seen[0][0], seen[-1][0]
+        return [
+            Finding(
+                code=self.code,
+                severity="suspect",
+                message=(
+                    f"The loss swings by {shown(deviation)} around {shown(median(losses))} in the "
+                    f"{last - first + 1} steps from {first:,} to {last:,}, {share:.0%} of the "
+                    f"first loss (threshold {self.swing:.0%}), without falling, and {why}."
+                ),
+                remedy=(
+                    "Divide the learning rate by 3 to 10, lower the momentum, or let the rate "
+                    "decay with `torch.optim.lr_scheduler.CosineAnnealingLR`."
+                ),
+                places=(),
+                steps=(first, last),
+                evidence=Evidence(share, self.swing, last - first + 1, _WINDOW),
+            )
+        ]
+
+    def _witness(
+        self, history: History, course: Course, rest: Sequence[float], deviation: float
+    ) -> str | None:
+        """Say what shows that the swings come from the weights, None if nothing does."""
+        distance, worst = opposite(rest)
+        if worst <= -self.regular:
+            return (
+                f"the swings are regular: {distance} steps later the loss is on the other side "
+                f"(correlation {worst:.2f}, threshold {-self.regular:.2f})"
+            )
+        metric = validation_metric(history)
+        values = [check.value for check in read_checks(history, metric)[-8:]] if metric else []
+        if len(values) >= _VALIDATIONS:
+            swing = median(abs(step) for step in detrended(values))
+            if swing > 0.5 * self.swing * course.start:
+                return f"validation swings as well, by {shown(swing)} (which no batch explains)"
+        sigmas = sorted(level.sigma for level in course.levels if level.middle < math.inf)
+        calm = sigmas[len(sigmas) // 8]
+        moved = self._moved(history, course.last - _WINDOW)
+        if moved >= self.ratio and deviation > _CALMER * calm:
+            return (
+                f"the typical weight changes by {shown(moved)} of its size a step (threshold "
+                f"{shown(self.ratio)}, usual 0.001), while batches alone differed by {shown(calm)}"
+            )
+        return None
+
+    def _moved(self, history: History, since: int) -> float:
+        """Return the usual update ratio of the watched steps since a step."""
+        names = weights(history)
+        ratios = [
+            median(values.get(name, 0.0) for name in names)
+            for step, values in history.window("update/ratio", 16)
+            if step >= since and names
+        ]
+        return median(ratios) if len(ratios) > 1 else 0.0
+
+
+def _falls(course: Course) -> bool:
+    """Return whether the newest quarter of the run lies lower than the one before."""
+    quarter = max(1, len(course.levels) // 4)
+    newest, before = course.levels[-quarter:], course.levels[-2 * quarter : -quarter]
+    fall = median(x.middle for x in before) - median(x.middle for x in newest)
+    return fall > _FALL * course.start
+
+
+def detrended(values: Sequence[float]) -> list[float]:
+    """Return values less the straight line that fits them best.
+
+    Example:
+        >>> detrended([1.0, 2.0, 3.0])
+        [0.0, 0.0, 0.0]
+    """
+    n, mean = len(values), fmean(values)
+    middle = (n - 1) / 2
+    square = sum((i - middle) ** 2 for i in range(n))
+    slope = sum((i - middle) * value for i, value in enumerate(values)) / square
+    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
+
+
+def opposite(values: Sequence[float]) -> tuple[int, float]:
+    """Return the distance at which values correlate most with their opposite, and how much.
+
+    Example:
+        >>> opposite([1.0, -1.0] * 32)
+        (1, -1.0)
+    """
+    square = fmean(value * value for value in values)
+    if square == 0:
+        return 1, 0.0
+    found = []
+    for lag in range(1, min(_LAGS, len(values) // 2) + 1):
+        products = [a * b for a, b in zip(values, values[lag:], strict=False)]
+        found.append((fmean(products) / square, lag))
+    worst = min(found)[0]
+    if worst >= 0:
+        return 1, worst
+    # A wave is its own opposite again and again: the first time is half of it.
+    lag = next(lag for correlation, lag in found if correlation <= 0.9 * worst)
+    return lag, worst

@@ -1,0 +1,67 @@
+"""Classes so rare that the network leaves them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_diag.finding import Finding
+from lightning_diag.rules.class_imbalance import ClassImbalance
+from rules.loss_stories import loss_story
+
+
+def found(
+    targets: Sequence[float], hits: Sequence[float], imbalance: float = 30.0, late: int = 10**6
+) -> Finding | None:
+    """Judge a run whose rare classes are recognised from step `late` on."""
+    history = loss_story(
+        lambda step: {"class/imbalance": imbalance},
+        counts=lambda step: {
+            "target_count": targets,
+            "predicted_count": targets if step >= late else hits,
+            "correct_count": targets if step >= late else hits,
+        },
+    )
+    findings = ClassImbalance()(history)
+    return findings[0] if findings else None
+
+
+def test_rare_classes_that_are_never_recognised_are_suspect() -> None:
+    finding = found([30.0, 1.0, 1.0], [30.0, 0.0, 1.0])
+    assert finding is not None
+    assert finding.severity == "suspect"
+    assert "1 of 3 classes" in finding.message
+    assert "Never predicted: 1." in finding.message
+
+
+def test_rare_classes_that_are_recognised_are_fine() -> None:
+    """P20: imbalance alone is no finding."""
+    assert found([30.0, 1.0, 1.0], [29.0, 1.0, 1.0]) is None
+    assert found([30.0, 3.0, 3.0], [29.0, 1.0, 1.0]) is None
+
+
+def test_classes_of_one_size_are_fine_though_some_are_missed() -> None:
+    assert found([10.0, 10.0, 12.0], [10.0, 0.0, 12.0], imbalance=1.2) is None
+
+
+def test_rare_classes_that_come_late_are_fine() -> None:
+    """P20: recognised in the newest looks."""
+    assert found([30.0, 1.0, 1.0], [30.0, 0.0, 0.0], late=300) is None
+
+
+def test_what_is_too_rare_to_tell_is_a_note() -> None:
+    finding = found([32.0, 0.05, 0.0], [32.0, 0.0, 0.0], imbalance=640.0)
+    assert finding is not None
+    assert finding.severity == "note"
+    assert found([32.0, 0.05, 0.0], [32.0, 0.0, 0.0], imbalance=70.0) is None
+
+
+def test_looks_of_other_numbers_of_classes_are_left_out() -> None:
+    history = loss_story(
+        lambda step: {"class/imbalance": 30.0},
+        counts=lambda step: {
+            name: [30.0, *([0.0 if name != "target_count" else 1.0] * (1 + step % 2))]
+            for name in ("target_count", "predicted_count", "correct_count")
+        },
+    )
+    (finding,) = ClassImbalance()(history)
+    assert finding.severity == "suspect"

@@ -1,0 +1,1 @@
+"""Sick and healthy runs, drawn at random, and how often `Doctor` is right about them."""

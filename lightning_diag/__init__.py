@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from lightning_diag.finding import Evidence, Finding
     from lightning_diag.history import History
     from lightning_diag.monitors.activation import ActivationMonitor
-    from lightning_diag.monitors.data import DataMonitor
     from lightning_diag.monitors.batch_norm import BatchNormMonitor
+    from lightning_diag.monitors.data import DataMonitor
     from lightning_diag.monitors.dead_relu import DeadReLUTracker
     from lightning_diag.monitors.gradient import GradientMonitor
     from lightning_diag.monitors.loss import LossMonitor

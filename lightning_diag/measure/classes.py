@@ -63,6 +63,8 @@ class ClassMeasure(LossCallMeasure):
 
 
 def _by_index(call: LossCall) -> Columns | None:
+    if not call.input.dim():
+        return None
     x = plain(call.input)
     predicted = rows_of(x).argmax(1)
     target = targets_of(call.target, x)

@@ -114,9 +114,12 @@ class LossCallMeasure(CallMeasure):
 
     def after(self, call: Call) -> Columns | None:
         """Look at a call that returned."""
-        if isinstance(call, LossCall) and call.output is not None and call.input.numel():
-            return self.observe(call)
-        return None
+        if not isinstance(call, LossCall) or call.output is None:
+            return None
+        tensors = (call.input, call.target)
+        if any(x.is_complex() or x.layout != torch.strided for x in tensors):
+            return None
+        return self.observe(call) if call.input.numel() else None
 
     @abstractmethod
     def observe(self, call: LossCall) -> Columns | None:
@@ -126,5 +129,5 @@ class LossCallMeasure(CallMeasure):
 def classes_of(call: LossCall) -> int:
     """Return the number of classes that a call tells apart, 0 if it tells none."""
     if call.function in INDEX_LOSSES:
-        return call.input.shape[1] if call.input.dim() > 1 else call.input.shape[-1]
+        return call.input.shape[min(1, call.input.dim() - 1)] if call.input.dim() else 0
     return 2 if call.function in BINARY_LOSSES else 0

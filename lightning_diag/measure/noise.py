@@ -36,7 +36,7 @@ def sample(gradients: Sequence[Tensor | None], most: int = SAMPLED) -> Tensor | 
         return None
     values = [flat(local_part(gradient)[0].detach()) for gradient in known]
     stride = max(1, math.ceil(sum(x.numel() for x in values) / most))
-    return plain(torch.cat([_thinned(x, stride) for x in values]))
+    return plain(torch.cat([_thinned(x, stride) for x in values])).flatten()
 
 
 def _thinned(x: Tensor, stride: int) -> Tensor:

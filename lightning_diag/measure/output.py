@@ -61,9 +61,9 @@ class PredictionMeasure(LossCallMeasure):
         "min": "smallest of these",
         "max": "largest of these",
         "loss": "what the function returned, its mean where it returned more than one number",
-        "probability_fraction": "share of rows that are at least 0 and add up to 1; for losses of "
-        "single elements share of elements from 0 to 1",
-        "log_probability_fraction": "share of rows whose exponentials add up to 1",
+        "probability_fraction": "share of rows that are at least 0 and add up to 1, or, for "
+        "losses of single elements, of elements within these bounds; 0 to 1",
+        "log_probability_fraction": "share of rows whose exponentials add up to 1; 0 to 1",
     }
 
     def observe(self, call: LossCall) -> Columns | None:
@@ -92,7 +92,8 @@ class PredictionMeasure(LossCallMeasure):
         number, total, squares, loss, calls, rows, probabilities, logs = sums.unbind(1)
         mean = total / number
         variance = (squares / number - mean * mean).clamp(min=0)
-        has_rows = torch.tensor([function_of(place) in ROW_LOSSES for place in places])
+        of_rows = [function_of(place) in ROW_LOSSES for place in places]
+        has_rows = torch.tensor(of_rows, device=sums.device)
         return {
             "mean": placed(places, mean),
             "std": placed(places, variance.sqrt()),

@@ -45,12 +45,12 @@ class TargetMeasure(LossCallMeasure):
     outputs: ClassVar[dict[str, str]] = {
         "mean": "mean of the targets",
         "std": "population standard deviation of the targets; 0 or more",
-        "min": "smallest target",
-        "max": "largest target",
+        "min": "the smallest target",
+        "max": "the largest target",
         "integer_fraction": "share of targets that are whole numbers, 0 to 1",
         "unreachable_fraction": "share of targets beyond what the output's activation function "
         "can return, 0 to 1; 0 where that has no bounds or is not known",
-        "unexplained_fraction": "mean squared error over the variance of the targets: 1 is as good "
+        "unexplained_ratio": "mean squared error over the variance of the targets: 1 is as good "
         "as the mean of the targets; absent where shapes differ or targets do not vary",
     }
 
@@ -90,7 +90,7 @@ class TargetMeasure(LossCallMeasure):
             "max": placed(places, maxima[:, 0]),
             "integer_fraction": placed(places, whole / number),
             "unreachable_fraction": placed(places, beyond / number),
-            "unexplained_fraction": placed(places, share, varies),
+            "unexplained_ratio": placed(places, share, varies),
         }
 
 
@@ -104,7 +104,7 @@ class SpreadMeasure(LossCallMeasure):
     name: ClassVar[str] = "spread"
     outputs: ClassVar[dict[str, str]] = {
         "output": "standard deviation of each output over samples, root mean square over outputs, "
-        "over that of all outputs together; 0 to 1, 0 where all samples get the same",
+        "over that of all outputs together; from 0, where all samples get the same, to 1",
         "target": "the same of targets that are numbers",
     }
 

@@ -91,7 +91,7 @@ class DuplicateMeasure(Measure):
         return Columns(table(rows, device), table([()] * len(rows), device))
 
     def _counts(self, x: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        units = float(x.shape[0]) if x.dim() else 0.0
+        units = float(x.shape[0]) if x.dim() > 1 else 0.0
         if units < 2 or x.numel() == 0:
             return 0.0, 0.0, 0.0
         is_copy, size = copies(x)

@@ -83,7 +83,6 @@ class OutputMonitor(Monitor):
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
         self._run = run
-        self._looked = -_SPACING
 
     def _is_due(self) -> bool:
         step = 0 if self._run is None else self._run.step
@@ -156,6 +155,7 @@ class OutputMonitor(Monitor):
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
         return {
+            "looked": self._looked,
             "pools": {
                 place: {"targets": pool.targets, "hits": pool.hits}
                 for place, pool in self._pools.items()
@@ -164,6 +164,7 @@ class OutputMonitor(Monitor):
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """See `Observer.load_observer_state`."""
+        self._looked = int(state.get("looked", -_SPACING))
         self._pools = {}
         for place, counts_of in state.get("pools", {}).items():
             pool = self._pools[place] = ClassPool()

@@ -72,7 +72,7 @@ class SuspiciousLabels(Rule):
         "output/sample_spread",
         "output/std",
         "target/std",
-        "target/unexplained_fraction",
+        "target/unexplained_ratio",
         "update/norm",
     )
 
@@ -133,7 +133,7 @@ class SuspiciousLabels(Rule):
         if call["function"] in REGRESSION:
             if UnscaledTarget().off(history, place) is not None:
                 return None  # it is still on its way to the offset and the scale
-            seen = looks(history, "target/unexplained_fraction", place, _LOOKS)
+            seen = looks(history, "target/unexplained_ratio", place, _LOOKS)
             found = _Chance(
                 centre(value for _, value in seen), 1.0, "share of variance that is not explained"
             )

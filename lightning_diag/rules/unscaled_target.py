@@ -42,7 +42,7 @@ class UnscaledTarget(Rule):
 
     code: ClassVar[str] = "unscaled-target"
     needs: ClassVar[tuple[str, ...]] = ("target/std", "output/std")
-    uses: ClassVar[tuple[str, ...]] = ("output/mean", "target/mean", "target/unexplained_fraction")
+    uses: ClassVar[tuple[str, ...]] = ("output/mean", "target/mean", "target/unexplained_ratio")
 
     factor: float = 20.0
     """Times that targets must differ from first predictions in size, at least 1. Our choice:
@@ -73,12 +73,12 @@ class UnscaledTarget(Rule):
         ]
         if not places:
             return self.not_observed("no regression loss was seen")
-        newest = history.last("target/unexplained_fraction")
+        newest = history.last("target/unexplained_ratio")
         for place in places:
             if newest.get(place, 0.0) <= self.unexplained:
                 continue
             off = self.off(history, place)
-            seen = looks(history, "target/unexplained_fraction", place, self.records)
+            seen = looks(history, "target/unexplained_ratio", place, self.records)
             if off is None or len(seen) < self.records or seen[0][0] < self.patience / 2:
                 continue
             if not min(value for _, value in seen) <= self.unexplained:

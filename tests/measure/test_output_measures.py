@@ -208,14 +208,14 @@ def test_targets_equal_the_reference() -> None:
     assert found["integer_fraction"] == close(3 / 60)
     assert found["unreachable_fraction"] == close(float((wide < -0.01).double().mean()))
     error = (x.double() - wide).square().mean()
-    assert found["unexplained_fraction"] == close(float(error / wide.var(correction=0)))
+    assert found["unexplained_ratio"] == close(float(error / wide.var(correction=0)))
 
 
 def test_what_does_not_vary_or_does_not_fit_leaves_nothing_unexplained() -> None:
     constant = numbers(TargetMeasure(), call("mse_loss", seeded(4), torch.full((4,), 7.0)))
-    assert "unexplained_fraction" not in constant
+    assert "unexplained_ratio" not in constant
     broadcast = numbers(TargetMeasure(), call("mse_loss", seeded(4, 1), seeded(4)))
-    assert "unexplained_fraction" not in broadcast
+    assert "unexplained_ratio" not in broadcast
 
 
 def test_spread_is_that_between_samples() -> None:

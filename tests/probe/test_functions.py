@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from lightning_diag.measure.activation import SATURATION
 from lightning_diag.probe.functions import FUNCTIONS, UNITS_LAST, Function, lookup
 
-KINDS = {"relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth", "layer"}
+KINDS = {"relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth", "layer", "norm", "loss"}
+LOSSES = {function.name for function in FUNCTIONS.values() if function.kind == "loss"}
 # Modules of torch.nn.modules.activation that are not watched, and why.
 UNWATCHED = {
     "GLU": "gates one half of its input with the other",
@@ -90,6 +91,11 @@ def seen(call: Callable[[], Any]) -> list[tuple[str, str]]:
 def arguments(name: str) -> tuple[Any, ...]:
     """Return what a function of that name needs."""
     x = torch.randn(2, 3)
+    if name in ("cross_entropy", "nll_loss", "multi_margin_loss"):
+        return x, torch.tensor([0, 2])
+    if name in LOSSES:
+        x = torch.rand(2, 3)  # binary_cross_entropy takes probabilities
+        return (x, torch.ones(2, 3), torch.ones(2, 3))[: 3 if name == "gaussian_nll_loss" else 2]
     if name.startswith("conv"):
         dims = int(name[-2])
         return torch.randn(1, 2, *[3] * dims), torch.randn(2, 2, *[1] * dims)
@@ -99,6 +105,7 @@ def arguments(name: str) -> tuple[Any, ...]:
         "prelu": (torch.tensor([0.1]),),
         "softmax": (1,),
         "log_softmax": (1,),
+        "batch_norm": (torch.zeros(3), torch.ones(3)),
     }
     return x, *extra.get(name, ())
 
@@ -122,6 +129,7 @@ def test_what_is_not_watched_is_not_taken_for_something_else(module: nn.Module) 
     assert seen(lambda: module(torch.randn(2, 4, 2, 2))) == []
 
 
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides")
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__qualname__)
 def test_every_function_is_seen_once_however_it_is_called(function: Any) -> None:
     """As a function, as a method and in place."""
@@ -133,19 +141,20 @@ def test_every_function_is_seen_once_however_it_is_called(function: Any) -> None
     assert inplace or torch.equal(args[0], kept)
 
 
+@pytest.mark.filterwarnings("ignore:reduction. .mean. divides")
 @pytest.mark.parametrize("name", sorted({f.name for f in FUNCTIONS.values() if f.kind != "layer"}))
 def test_inplace_flags_and_keywords_are_seen_once(name: str) -> None:
     function = getattr(functional, name, None) or getattr(torch, name)
     expected = [(name, lookup(function, (), {}).kind)]  # type: ignore[union-attr]
     first, *rest = arguments(name)
     try:
-        parameters = set(inspect.signature(function).parameters)
+        parameters = list(inspect.signature(function).parameters)
     except ValueError:  # a builtin says nothing of itself
-        parameters = set()
+        parameters = []
     if "inplace" in parameters:
         assert seen(lambda: function(first, *rest, inplace=True)) == expected
     if parameters or not rest:
-        keywords = {"dim": rest[0]} if name.endswith("softmax") else {}
+        keywords = dict(zip(parameters[1:], rest, strict=False))
         assert seen(lambda: function(input=first, **keywords)) == expected
 
 

@@ -55,7 +55,7 @@ def usual(function: str) -> dict[str, float]:
             "target/max": 2.5 if is_number else 1.0,
             "target/integer_fraction": 0.0 if is_number else 1.0,
             "target/unreachable_fraction": 0.0,
-            "target/unexplained_fraction": 0.4,
+            "target/unexplained_ratio": 0.4,
             "target/sample_spread": 1.0,
         })  # fmt: skip
     if function not in ("mse_loss", "l1_loss", "kl_div"):
@@ -133,7 +133,7 @@ SICK: dict[str, Callable[[], History]] = {
         lambda step: {
             "target/mean": 300.0,
             "output/mean": 0.01 * step,
-            "target/unexplained_fraction": (300 - 0.01 * step) ** 2,
+            "target/unexplained_ratio": (300 - 0.01 * step) ** 2,
         },
         function="mse_loss",
     ),

@@ -36,9 +36,9 @@ def test_a_loss_at_chance_though_all_moves_is_suspect() -> None:
 
 
 def test_a_regression_that_explains_nothing_is_suspect() -> None:
-    numbers = {"target/unexplained_fraction": 0.99}
+    numbers = {"target/unexplained_ratio": 0.99}
     assert found(numbers=lambda s: numbers, function="mse_loss", loss=lambda s: 1.0) is not None
-    numbers = {"target/unexplained_fraction": 0.8}
+    numbers = {"target/unexplained_ratio": 0.8}
     assert found(numbers=lambda s: numbers, function="mse_loss", loss=lambda s: 0.9) is None
 
 

@@ -21,7 +21,7 @@ def found(
             **OUTPUT,
             "target/mean": mean,
             "target/std": std,
-            "target/unexplained_fraction": unexplained if start is None or step > 30 else start,
+            "target/unexplained_ratio": unexplained if start is None or step > 30 else start,
         },
         function="mse_loss",
         **options,
@@ -70,7 +70,7 @@ def test_classes_are_not_judged() -> None:
 def test_a_run_that_goes_on_from_a_checkpoint_is_not_judged() -> None:
     """What first predictions were is not known."""
     history = loss_story(
-        lambda step: {"target/mean": 300.0, "target/unexplained_fraction": 9e4},
+        lambda step: {"target/mean": 300.0, "target/unexplained_ratio": 9e4},
         function="mse_loss",
     )
     history.meta["losses"]["mse_loss#0"]["first"]["step"] = 500

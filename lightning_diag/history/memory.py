@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_diag.finding import Finding
 from lightning_diag.history.curve import POINT_COST, Curve, Series, Stretch
-from lightning_diag.history.layout import Layout, Row
+from lightning_diag.history.layout import Layout, Row, Shape
 from lightning_diag.history.thin import FIRST, thin
 from lightning_diag.record import Record
 
@@ -35,6 +35,7 @@ class Memory:
         self.meta: dict[str, Any] = {}
         self.findings: dict[str, Finding] = {}
         self._row_cost = 0
+        self._newest: dict[str, Row] = {}
 
     @property
     def cost(self) -> int:
@@ -79,6 +80,7 @@ class Memory:
         """Add a row that is newer than all, and the dense values that came with it."""
         self.rows.append(row)
         self._row_cost += row.cost
+        self._newest.update(dict.fromkeys(row.shape.indices, row))
         self.add_dense(dense)
 
     def add_dense(self, dense: Mapping[str, Stretch]) -> None:
@@ -113,7 +115,9 @@ class Memory:
         codes = [code for code, finding in self.findings.items() if finding.steps[0] >= step]
         found = bool(self.rows[end:] or stale or codes)
         self._row_cost -= sum(row.cost for row in self.rows[end:])
-        del self.rows[end:]
+        if end < len(self.rows):
+            del self.rows[end:]
+            self._find_newest()
         for curve in stale:
             curve.cut(step)
         for code in codes:
@@ -126,6 +130,7 @@ class Memory:
         notes = self._note_curves
         noted = min(POINT_COST * sum(len(c.steps) for c in notes), target // NOTE_PART)
         self.rows = thin(self.rows, target - dense - noted)
+        self._find_newest()
         self._row_cost = sum(row.cost for row in self.rows)
         own = {row.step for row in self.rows}
         first = self.rows[:FIRST][-1].step if self.rows else 0
@@ -133,6 +138,12 @@ class Memory:
             curve.thin(max(1, dense // POINT_COST // len(self.curves)), first, own)
         for curve in notes:
             curve.spread(max(1, noted // POINT_COST // len(notes)))
+
+    def _find_newest(self) -> None:
+        """Find the newest row of each metric anew, after rows were taken away."""
+        self._newest = {}
+        for row in self.rows:
+            self._newest.update(dict.fromkeys(row.shape.indices, row))
 
     def series(self, metric: str, place: str) -> Series:
         """See `History.series`."""
@@ -143,10 +154,11 @@ class Memory:
             return Series(curve.steps.tolist(), curve.values.tolist())
         series = Series([], [])
         number = self.layout.number(metric, place)
-        shape, position = None, None
+        positions: dict[Shape, int | None] = {}
         for row in self.rows if number is not None else ():
-            if row.shape is not shape and number is not None:
-                shape, position = row.shape, row.shape.position(metric, number)
+            position = positions.get(row.shape, -1)
+            if position == -1 and number is not None:
+                position = positions[row.shape] = row.shape.position(metric, number)
             if position is not None:
                 series.steps.append(row.step)
                 series.values.append(row.numbers[position])
@@ -158,7 +170,8 @@ class Memory:
         if curve is not None:
             points = list(zip(curve.steps[-n:], curve.values[-n:], strict=True)) if n > 0 else []
             return [(step, {"": value}) for step, value in points]
-        holders = (row for row in reversed(self.rows) if metric in row.shape.indices)
+        rows = reversed(self.rows) if metric in self._newest else ()
+        holders = (row for row in rows if metric in row.shape.indices)
         found = [(row.step, self.column(row, metric)) for row in islice(holders, max(0, n))]
         if metric in self.noted and n > 0:
             return self._with_notes(found, metric, n)
@@ -170,7 +183,7 @@ class Memory:
         if metric in self.curves:
             newest = self.window(metric, 1)[0][1] if self.curves[metric].steps else {}
         else:
-            row = next((r for r in reversed(self.rows) if metric in r.shape.indices), None)
+            row = self._newest.get(metric)
             newest = {} if row is None else self.column(row, metric)
         for place, curve in self.noted.get(metric, {}).items():
             if curve.values:

@@ -7,9 +7,11 @@ and over ranks. Joined columns of replicas therefore cancel, and those of split 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -41,7 +43,61 @@ class Columns:
         maxima: Sequence[Sequence[Scalar]] | None = None,
     ) -> Columns:
         """Build columns from a row of scalars for each place, without waiting for the device."""
-        return cls(table(sums, device), table(maxima or [()] * len(sums), device))
+        maxima = maxima or [()] * len(sums)
+        if any(isinstance(value, Tensor) for row in (*sums, *maxima) for value in row):
+            return cls(table(sums, device), table(maxima, device))
+        return HostColumns([[*map(float, row)] for row in sums], [[*map(float, r)] for r in maxima])
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Number of columns that join by sum, and of those that join by max."""
+        return self.sums.shape[1], self.maxima.shape[1]
+
+    def joined(self, other: Columns) -> Columns:
+        """Return these columns and those of another observation of the same places."""
+        return Columns(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
+
+
+class HostColumns(Columns):
+    """Columns whose numbers are on the host: floats, since one tensor for all of them is cheaper.
+
+    Example:
+        >>> one, two = HostColumns([[1.0]], [[5.0]]), HostColumns([[2.0]], [[math.nan]])
+        >>> one.joined(two).rows, one.joined(two).peaks
+        ([[3.0]], [[nan]])
+    """
+
+    def __init__(self, rows: list[list[float]], peaks: list[list[float]]) -> None:
+        self.rows = rows
+        self.peaks = peaks
+
+    @cached_property
+    def sums(self) -> Tensor:  # type: ignore[override]  # made when first asked for
+        """See `Columns`."""
+        return table(self.rows, torch.device("cpu"))
+
+    @cached_property
+    def maxima(self) -> Tensor:  # type: ignore[override]
+        """See `Columns`."""
+        return table(self.peaks, torch.device("cpu"))
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """See `Columns.widths`."""
+        return len(self.rows[0]), len(self.peaks[0])
+
+    def joined(self, other: Columns) -> Columns:
+        """See `Columns.joined`."""
+        if not isinstance(other, HostColumns):
+            return super().joined(other)
+        pairs = zip(self.rows, other.rows, strict=True)
+        rows = [[a + b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        pairs = zip(self.peaks, other.peaks, strict=True)
+        # NaN stays, as in torch.maximum
+        peaks = [
+            [a if a >= b or math.isnan(a) else b for a, b in zip(*p, strict=True)] for p in pairs
+        ]
+        return HostColumns(rows, peaks)
 
 
 def table(rows: Sequence[Sequence[Scalar]], device: torch.device) -> Tensor:

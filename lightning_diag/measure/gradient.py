@@ -59,6 +59,7 @@ class GradientMeasure(Measure):
         result = Columns.of(device, [row[:5] for row in rows], [row[5:] for row in rows])
         if scale is not None:
             scale = scale.to(device=device, dtype=result.sums.dtype)
+            result = Columns(result.sums.to(device), result.maxima.to(device))
             result.sums[:, 0] /= scale * scale
             result.maxima /= scale
         return result

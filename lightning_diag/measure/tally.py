@@ -9,15 +9,16 @@ see different branches, one of which fails, or NaN on one of them, cannot hang (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_diag.measure.base import Columns
+from lightning_diag.measure.base import Columns, HostColumns
 from lightning_diag.measure.moments import wide
 
 T = TypeVar("T")
@@ -92,13 +93,9 @@ class Tally:
 
     def add(self, measure: str, places: tuple[str, ...], columns: Columns) -> None:
         """Add one observation: sums add to, and maxima exceed, those of earlier micro-batches."""
-        key = Key(measure, places, columns.sums.shape[1], columns.maxima.shape[1])
+        key = Key(measure, places, *columns.widths)
         known = self._columns.get(key)
-        if known is not None:
-            columns = Columns(
-                known.sums + columns.sums, torch.maximum(known.maxima, columns.maxima)
-            )
-        self._columns[key] = columns
+        self._columns[key] = columns if known is None else known.joined(columns)
 
     def drop(self) -> None:
         """Forget what was added since the last join."""
@@ -167,24 +164,35 @@ class Tally:
         self, columns: Mapping[Key, Columns], scalars: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         """Lay the columns out in the agreed order: presence and sums, scalars and maxima."""
-        dtype = wide(self._device)
-        present = [float(key in columns) for key in self._layout]
-        # devices are named, since users may have made another one the default
-        sums = [self._moved(torch.tensor(present, dtype=dtype, device="cpu"))]
-        maxima = [self._moved(torch.tensor(list(scalars), dtype=dtype, device="cpu"))]
+        sums: list[Tensor | list[float]] = [[float(key in columns) for key in self._layout]]
+        maxima: list[Tensor | list[float]] = [list(scalars)]
+        lowest = torch.finfo(wide(self._device)).min
         for key in self._layout:
             known = columns.get(key)
             rows = len(key.places)
             if known is None:
-                sums.append(torch.zeros(rows * key.sums, dtype=dtype, device=self._device))
-                lowest = torch.finfo(dtype).min
-                maxima.append(
-                    torch.full((rows * key.maxima,), lowest, dtype=dtype, device=self._device)
-                )
+                sums.append([0.0] * (rows * key.sums))
+                maxima.append([lowest] * (rows * key.maxima))
+            elif isinstance(known, HostColumns):
+                sums += known.rows
+                maxima += known.peaks
             else:
-                sums.append(self._moved(known.sums.flatten()))
-                maxima.append(self._moved(known.maxima.flatten()))
-        return torch.cat(sums), torch.cat(maxima)
+                sums.append(known.sums.flatten())
+                maxima.append(known.maxima.flatten())
+        return self._one(sums), self._one(maxima)
+
+    def _one(self, parts: Iterable[Tensor | list[float]]) -> Tensor:
+        """Return all numbers as one tensor on the device; those of the host travel together."""
+        tensors: list[Tensor] = []
+        for on_host, run in groupby(parts, key=lambda part: isinstance(part, list)):
+            if on_host:
+                numbers = list(chain.from_iterable(run))
+                # the device is named, since users may have made another one the default
+                host = torch.tensor(numbers, dtype=wide(self._device), device="cpu")
+                tensors.append(self._moved(host))
+            else:
+                tensors += [self._moved(part) for part in run if isinstance(part, Tensor)]
+        return torch.cat(tensors)
 
     def _moved(self, values: Tensor) -> Tensor:
         if values.device == self._device and values.dtype == wide(self._device):

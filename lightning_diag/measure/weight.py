@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Columns, Measure, Numbers, placed, table
+from lightning_diag.measure.base import Columns, Measure, Numbers, placed
 from lightning_diag.measure.moments import Scalar, largest, moments, plain
 from lightning_diag.measure.shards import local_part
 
@@ -87,8 +87,7 @@ class DuplicateMeasure(Measure):
         """
         local = [plain(local_part(x)[0]) for x in tensors]
         rows = [self._counts(x) for x in local]
-        device = local[0].device
-        return Columns(table(rows, device), table([()] * len(rows), device))
+        return Columns.of(local[0].device, rows)
 
     def _counts(self, x: Tensor) -> tuple[Scalar, Scalar, Scalar]:
         units = float(x.shape[0]) if x.dim() > 1 else 0.0

@@ -53,7 +53,7 @@ class Doctor(Watcher):
             stretches to stay within it.
         startup_seconds: Seconds that watching may cost beyond that share, in all: most faults show
             early.
-        monitors: What to measure; None takes all five monitors at their defaults.
+        monitors: What to measure; None takes all of them at their defaults.
         rules: What to judge by; None takes every rule at its defaults.
         thresholds: Thresholds of these rules to set anew, by code and name:
             ``{"dead-relu": {"fraction": 0.5}}``.

@@ -25,6 +25,8 @@ Scalar: TypeAlias = Tensor | float
 
 _ROW = 1024
 _SMALL = 4096
+_FEW_ROWS = 256
+"""Up to so many, floats are added up faster than a tensor of them."""
 _TINY = 1e-30
 """Mean square below which float32 may have lost digits: it keeps squares down to 1e-38."""
 _OFF_CENTRE = 0.9
@@ -115,8 +117,12 @@ def _row_square_sum(x: Tensor) -> float:
         return norm * norm
     x = flat(x)
     whole = count // _ROW * _ROW
-    rows: Tensor = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1).double()
+    rows: Tensor = torch.linalg.vector_norm(x[:whole].view(-1, _ROW), dim=1)
     tail: float = torch.linalg.vector_norm(x[whole:]).item() if whole < count else 0.0
+    if len(rows) <= _FEW_ROWS:
+        norm = math.hypot(*rows.tolist(), tail)
+        return norm * norm
+    rows = rows.double()
     return torch.dot(rows, rows).item() + tail * tail
 
 

@@ -75,7 +75,7 @@ class UpdateRatioLogger(Monitor):
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
         self._before.clear()
-        self._weights = {place.name for place in run.places if place.parameter.dim() > 1}
+        self._weights = set()
 
     def gradients(self, step: OptimizerStep, tally: Tally) -> None:
         """See `Observer.gradients`."""
@@ -106,6 +106,8 @@ class UpdateRatioLogger(Monitor):
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
+        # not before: lazy modules have no shapes yet when a fit begins
+        self._weights = {place.name for place in run.places if place.parameter.dim() > 1}
         digest = Digest(summarised(self._measure, joined, self.tag))
         for key, columns in joined.columns.items():
             if key.measure != self.tag + _SKIPPED:

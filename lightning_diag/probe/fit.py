@@ -89,6 +89,7 @@ class Fit:
         self._sites_told = 0
         self.recorder = open_recorder(run, watchers, state, self._tally, self._steps)
         self.recorder.history.update_meta(run.describe())
+        self._was_lazy = run.is_lazy
 
     def _prepared(self, *, fresh: bool) -> list[Observer]:
         """Prepare all observers; those that cannot work here are left out with one warning."""
@@ -333,6 +334,9 @@ class Fit:
             digest.put("overhead/fraction", "", share)
 
     def _emit(self, record: Record, log_step: int) -> None:
+        if self._was_lazy:
+            self._was_lazy = self._run.is_lazy
+            self.recorder.history.update_meta(self._run.describe())
         if len(self._watch.sites) > self._sites_told:
             self._sites_told = len(self._watch.sites)
             sites = {

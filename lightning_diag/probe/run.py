@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_diag.measure.tally import joining_ranks
 from lightning_diag.probe.places import named_parameters
@@ -72,6 +73,11 @@ class Run:
             for name, layer, parameter in named_parameters(module)
         ]
         return cls(trainer, module, places)
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether a parameter still waits for its first input to learn its shape."""
+        return any(isinstance(p.parameter, UninitializedParameter) for p in self.places)
 
     @property
     def device(self) -> torch.device:
@@ -187,7 +193,7 @@ class Run:
         meta: dict[str, Any] = {
             "parameters": {
                 place.name: {
-                    "shape": list(place.parameter.shape),
+                    "shape": _shape(place.parameter),
                     "layer": place.layer,
                     "trainable": place.parameter.requires_grad,
                     "optimizers": list(place.optimizers),
@@ -235,3 +241,8 @@ def versions() -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _shape(parameter: Tensor) -> list[int]:
+    """Return the shape of a parameter, [] while it waits for its first input."""
+    return [] if isinstance(parameter, UninitializedParameter) else list(parameter.shape)

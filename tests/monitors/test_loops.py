@@ -260,3 +260,13 @@ def test_numbers_that_arrive_late_belong_to_their_step(
     for _, (low, high, *counts) in found.lists("activation/histogram", "net/tanh#0"):
         assert -1 <= low < high <= 1
         assert sum(counts) == 8 * 16
+
+
+def test_lazy_modules_are_known_by_their_shapes_once_they_have_some() -> None:
+    """Their parameters have none yet when a fit without a sanity check begins."""
+    net = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(3))
+    monitors = all_monitors()
+    trainer(*monitors, max_epochs=1).fit(Classifier(net), data())
+    shapes = {name: known["shape"] for name, known in history().meta["parameters"].items()}
+    assert shapes["net.0.weight"] == [16, 8]
+    assert history().places("update/ratio") == list(shapes)

@@ -233,9 +233,12 @@ class History:
         """
         return self._memory.last(metric)
 
-    def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
-        """Return step and list, oldest first, of a metric whose values are lists."""
-        return self._memory.lists(metric, place)
+    def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
+        """Return step and list, oldest first, of a metric whose values are lists: the newest `n`.
+
+        All of them if `n` is None.
+        """
+        return self._memory.lists(metric, place, n)
 
     def records(self) -> Iterator[Record]:
         """Yield the records kept, oldest first.

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+SHAPES = 32
+"""Our choice: monitors that look at every 4th, 8th, 16th and 64th step make about a dozen."""
 ROW_COST = 40
 """What a row costs besides its numbers, in numbers of 8 bytes (its objects take 300 bytes)."""
 LIST_COST = 20
@@ -86,7 +88,7 @@ class Layout:
     def __init__(self) -> None:
         self._numbers: dict[str, dict[str, int]] = {}
         self._known: dict[str, tuple[list[str], Sequence[int]]] = {}
-        self._recent: deque[Shape] = deque(maxlen=8)
+        self._recent: deque[Shape] = deque(maxlen=SHAPES)
         self._changed: dict[str, None] = {}
 
     def metrics(self) -> list[str]:

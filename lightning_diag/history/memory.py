@@ -200,13 +200,17 @@ class Memory:
                 by_step.setdefault(step, {})[place] = value
         return sorted(by_step.items())[-n:]
 
-    def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
+    def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""
         number = self.layout.number(metric, place)
         if number is None:
             return []
-        columns = [(row.step, row.lists.get(metric, {})) for row in self.rows]
-        return [(step, column[number].tolist()) for step, column in columns if number in column]
+        known = (
+            (row.step, row.lists[metric][number].tolist())
+            for row in reversed(self.rows)
+            if number in row.lists.get(metric, ())
+        )
+        return list(islice(known, n))[::-1]
 
     def column(self, row: Row, metric: str) -> dict[str, float]:
         """Return the numbers of a metric that a row holds, by place."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_diag.finding import Finding
 from lightning_diag.history.curve import Stretch
-from lightning_diag.history.layout import Layout, Row, Shape, compact_index
+from lightning_diag.history.layout import SHAPES, Layout, Row, Shape, compact_index
 
 SCHEMA = 1
 """Version of the format, raised when an older reader would misread it."""
@@ -99,7 +99,7 @@ def dense_line(dense: Mapping[str, Stretch]) -> bytes:
     return f'{{"dense":{{{_dense_text(dense, None)}}}}}\n'.encode("ascii")
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=SHAPES)
 def _template(shape: Shape) -> str:
     """Return the text of a row's values, with a gap for each number."""
     columns = []

@@ -30,27 +30,27 @@ def test_each_of_the_first_hundred_steps_is_judged() -> None:
     assert judged(range(100)) == list(range(100))
 
 
-def test_later_judgements_are_one_percent_of_the_steps_apart() -> None:
+def test_later_judgements_are_two_percent_of_the_steps_apart() -> None:
     steps = judged(range(20_000))[100:]
     gaps = [(late - early) / early for early, late in pairwise(steps)]
-    assert 0.01 <= min(gaps) < max(gaps) < 0.02
-    assert len(steps) < 500
+    assert 0.02 <= min(gaps) < max(gaps) < 0.04
+    assert len(steps) < 300
 
 
 @pytest.mark.parametrize("spacing", [50, 1000])
 def test_records_that_are_far_apart_are_all_judged(spacing: int) -> None:
-    steps = range(0, 100 * spacing, spacing)
+    steps = range(0, 34 * spacing, spacing)
     assert judged(steps) == list(steps)
 
 
-def test_no_record_waits_for_more_than_two_percent_whatever_the_spacing() -> None:
+def test_no_record_waits_for_more_than_four_percent_whatever_the_spacing() -> None:
     rng = random.Random(1)
     steps = sorted(rng.sample(range(50_000), 5_000))
     done = set(judged(steps))
     last = steps[0]
     for step in steps:
         last = step if step in done else last
-        assert step - last <= max(1, step // 50)
+        assert step - last <= max(1, step // 25)
 
 
 @pytest.mark.parametrize(

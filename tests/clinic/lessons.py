@@ -32,6 +32,7 @@ _PLAIN = Recipe(6, depth=2, width=128, init="he", optimizer="sgd", validates=Tru
 _FEW = Recipe(
     7, depth=2, width=256, samples=20, batch_size=10, logs_metric=True, steps=600, rate=0.1
 )
+_MANY = Recipe(17, data="mixed", samples=1000, width=256, steps=800, logs_metric=True)
 _MEMORY = Recipe(
     8, data="memory", net="loop", act="tanh", width=32, depth=1,
     faults=(("recurrent_gain", 0.5),),
@@ -72,6 +73,10 @@ LESSONS = [
     ),
     _lesson("twenty samples", "overfitting", _FEW, _FEW.but(samples=0, width=64, rate=1.0)),
     _lesson(
+        "a thousand samples", "overfitting",
+        _MANY, _MANY.but(width=32, depth=1, dropout=0.3),
+    ),
+    _lesson(
         "one sample a step", "noisy-gradient learning-rate-too-high",
         _PLAIN.but(batch_size=1, rate=1.0, steps=600), _PLAIN.but(batch_size=64),
     ),
@@ -96,5 +101,5 @@ LESSONS = [
         _PLAIN.with_faults(out_softmax=1.0), _PLAIN,
     ),
 ]  # fmt: skip
-"""From Stanford's CS231n (2, 3, 4, 6 to 9, 13), Glorot and Bengio 2010 (3, 4, 6), He et al. 2015
-(5), Bengio et al. 1994 (12), Wu and He 2018 (15), and what everybody does once (1, 10, 14, 16)."""
+"""From Stanford's CS231n (2, 3, 4, 6 to 9, 14), Glorot and Bengio 2010 (3, 4, 6), He et al. 2015
+(5), Bengio et al. 1994 (13), Wu and He 2018 (16), and what everybody does once (the others)."""

@@ -38,7 +38,7 @@ def words(name: str) -> list[str]:
         >>> words("val/BinaryF1Score_epoch"), words("valid_top5")
         (['val', 'binary', 'f1', 'score'], ['valid', 'top'])
     """
-    apart = re.sub(r"([a-z0-9])([A-Z][a-z])", r"\1_\2", name)
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z0-9])", "_", name)
     found = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", apart) if word]
     kept = [w if w in _MIN | _MAX else w.rstrip("0123456789") or w for w in found]
     return [word for word in kept if word not in ("epoch", "step")]

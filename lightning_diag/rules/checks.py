@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from lightning_diag.history import History, Series
 from lightning_diag.rules.course import WIDTH, Course, once
+from lightning_diag.rules.reading import parameters, weights
 
 _MOST = 64
 """Validations at most: of more, neighbours are joined (our choice)."""
@@ -18,6 +20,15 @@ _PICKED = 256
 _TERMS = ("loss", "kl", "nll", "bce", "xent", "elbo")
 """Parts of names that are terms of a loss: one may rise while their sum falls, as the divergence of
 a variational autoencoder does."""
+
+_AVERAGED = frozenset(
+    {
+        "balanced", "class", "exact", "line", "m", "macc", "macro", "mean", "per", "sentence",
+        "seq", "sequence", "set", "string", "subset", "word",
+    }
+)  # fmt: skip
+"""Words of accuracies that are no share of right predictions: averaged over classes, or of whole
+sequences."""
 
 
 class Check(NamedTuple):
@@ -28,7 +39,9 @@ class Check(NamedTuple):
     value: float
     """The metric."""
     train: float
-    """Median training loss of the steps since the validation before."""
+    """Mean training loss of the steps since the validation before: a mean, as that of validation.
+
+    Losses of single samples have a median far below it."""
 
 
 def validation_metric(history: History) -> str | None:
@@ -65,7 +78,7 @@ def _checks(history: History, metric: str, seen: Series) -> list[Check]:
         step = seen.steps[i]
         end = bisect_right(losses.steps, step)
         start = min(bisect_right(losses.steps, before), max(0, end - WIDTH))
-        known.append(Check(step, seen.values[i], _median(losses.values[start:end])))
+        known.append(Check(step, seen.values[i], _mean(losses.values[start:end])))
         before = step
     return known
 
@@ -83,10 +96,10 @@ def _joined(checks: Sequence[Check]) -> list[Check]:
     return joined
 
 
-def _median(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     picked = values[-_PICKED:]
     finite = [value for value in picked if math.isfinite(value)]
-    return median(finite) if finite else math.nan
+    return fmean(finite) if finite else math.nan
 
 
 def is_ripe(history: History, course: Course, patience: int) -> bool:
@@ -113,6 +126,28 @@ def metric_modes(history: History) -> dict[str, str]:
         for name, mode in metrics.items()
         if mode and name != known.get("loss") and not any(term in name.lower() for term in _TERMS)
     }
+
+
+def outnumbering(history: History) -> tuple[int, int]:
+    """Return the trained weights and the targets of all samples, 0 where they are not known.
+
+    A model of more weights than targets can learn any of them by heart.
+    """
+    size = sum(math.prod(parameters(history)[name]["shape"]) for name in weights(history))
+    losses: dict[str, dict[str, Any]] = history.meta.get("losses") or {}
+    each = [math.prod((known.get("target_shape") or [1])[1:]) for known in losses.values()]
+    return size, (history.meta.get("train_samples") or 0) * max(each, default=1)
+
+
+def is_accuracy(metric: str) -> bool:
+    """Return whether a metric is called as the share of right predictions is.
+
+    Example:
+        >>> is_accuracy("validation/val_acc"), is_accuracy("validation/mAcc")
+        (True, False)
+    """
+    told = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", metric)}
+    return bool(told & {"acc", "accuracy"}) and not told & _AVERAGED
 
 
 def better_metrics(history: History, step: int) -> list[str]:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ _MOST = 64
 """Levels at most: enough to see a shape, few enough to be cheap."""
 _PICKED = 64
 """Losses of one level that are looked at, at most."""
-_SIGMA = 1.349
+SIGMA = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 
 
@@ -45,7 +45,7 @@ class Level(NamedTuple):
     @property
     def sigma(self) -> float:
         """Standard deviation of one loss, from the quartiles."""
-        return (self.high - self.low) / _SIGMA
+        return (self.high - self.low) / SIGMA
 
     @property
     def error(self) -> float:
@@ -238,7 +238,17 @@ def chance_level(history: History, course: Course) -> float | None:
     if function.startswith("binary_cross_entropy"):
         return math.log(2)
     spreads = [seen[place] for _, seen in history.window("target/std", 16) if place in seen]
-    return median(spreads) ** 2 if function == "mse_loss" and spreads else None
+    return _variance(spreads, known) if function == "mse_loss" and spreads else None
+
+
+def _variance(spreads: Sequence[float], known: dict[str, Any]) -> float:
+    """Return the variance of targets from the standard deviations of some batches.
+
+    Of a few skewed samples it is mostly too small: the mean over batches is right, less the share
+    that each batch's own mean takes.
+    """
+    rows = (known.get("input_shape") or [0])[0]
+    return fmean(spread * spread for spread in spreads) * (rows / (rows - 1) if rows > 1 else 1.0)
 
 
 def has_classes(history: History) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.course import WIDTH, Course, read_course
+from lightning_diag.rules.course import WIDTH, Course, Level, chance_level, read_course
 from lightning_diag.rules.reading import shown, typical_ratio
 
 _CERTAIN = 10.0
 """Times `factor` beyond which a loss is lost without a second witness (our choice)."""
+_LOST = 0.3
+"""Share of the chance level that a loss must reach which began far below it, as at the start of
+fine-tuning (our choice, as `gain`)."""
 _UPDATE = 0.03
 """Update ratio that counts as large, as in `learning-rate-too-high`."""
 
@@ -26,8 +30,10 @@ class DivergingLoss(Rule):
         After `patience` steps, three in four of the newest 16 losses are above `factor` times the
         first loss, and the loss is not on its way back. Or: the loss had fallen by `gain` of its
         first value or more, and has now lost `lost` of that again, in the newest 16 losses and in
-        the two newest levels. `bad` for the first kind if a second witness agrees: the loss is
-        ten times further, or still rising, or updates were large. A first loss that was low by
+        the two newest levels. The first kind needs a second witness: the loss is
+        ten times further, or still rising, or updates were large. It is `bad` if the loss is as
+        far above what a model gets that tells no sample from another, or, where that is not known,
+        above the first 16 losses, or updates were large. A first loss that was low by
         luck, as with a batch of one sample, is none: then the loss has stood where it is since
         the first steps, without large updates.
 
@@ -45,7 +51,7 @@ class DivergingLoss(Rule):
 
     code: ClassVar[str] = "diverging-loss"
     needs: ClassVar[tuple[str, ...]] = ("loss/train",)
-    uses: ClassVar[tuple[str, ...]] = ("update/ratio", "update/norm")
+    uses: ClassVar[tuple[str, ...]] = ("target/std", "update/ratio", "update/norm")
 
     factor: float = 3.0
     """Times the first loss that counts as diverged, at least 1 (W12)."""
@@ -91,11 +97,18 @@ class DivergingLoss(Rule):
         before = [level for level in course.levels if level.middle < math.inf]
         if before and middle < 0.5 * before[-1].middle:
             return []
-        is_far = low > _CERTAIN * self.factor * course.start
+        chance = chance_level(history, course)
+        scale = max(course.start, chance or 0.0)
+        is_far = low > _CERTAIN * self.factor * scale
         is_rising = bool(before) and middle > 1.5 * before[0].middle
         is_shaken = not is_far and _peak(history) >= _UPDATE
         if not (is_far or is_rising or is_shaken):
             return []
+        if low < (_LOST if chance else 0.0) * scale:
+            return []  # a model that was good from the start, and met harder batches
+        is_bad = low > self.factor * scale and (
+            chance is not None or self._is_beyond(history, before, low)
+        )
         first = next(
             (level.first for level in before if level.middle > self.factor * course.start),
             history.steps[-1],
@@ -106,7 +119,17 @@ class DivergingLoss(Rule):
             f"{shown(course.start)} of the first step (threshold {shown(self.factor)} times); "
             f"three in four of the newest {WIDTH} steps are above {shown(low)}."
         )
-        return [self._found("bad", text, (first, history.steps[-1]), low, limit)]
+        steps = (first, history.steps[-1])
+        return [self._found("bad" if is_bad else "suspect", text, steps, low, limit)]
+
+    def _is_beyond(self, history: History, before: Sequence[Level], low: float) -> bool:
+        """Return whether a loss without a known chance level is far above its first sixteen.
+
+        A first loss near zero is one batch that a trained model knew; no multiple of that is far.
+        """
+        if _peak(history) >= _UPDATE:
+            return True
+        return bool(before) and before[0].first == 0 and low > self.factor * before[0].high
 
     def _lost(self, course: Course, middle: float, goal: float, step: int) -> list[Finding]:
         if len(course.levels) < 3 or min(level.low for level in course.levels[-2:]) < goal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.checks import read_checks, validation_metric
-from lightning_diag.rules.course import Course, once, read_course
+from lightning_diag.rules.course import SIGMA, Course, chance_level, once, read_course
 from lightning_diag.rules.reading import shown, weights
 
 _WINDOW = 128
@@ -28,9 +29,15 @@ _VALIDATIONS = 6
 _CALMER = 3.0
 """Times the noise of the calmest eighth of the levels: losses of the same kind of batches, with
 weights that moved less, differed by that (our choice)."""
+_PART = 0.15
+"""Share of the swings of training that validation must show to explain them (our choice)."""
 _FALL = 0.05
 """Share of the first loss by which it must fall in a quarter of the run to be called falling (our
 choice): a run that still learns, however noisy, does."""
+_TURNS = 4
+"""Turns of a slow wave: down, up, down and up again (our choice): one rise is an accident."""
+_ERRORS = 4 * math.sqrt(2)
+"""Standard errors of a level by which two must differ: four of their difference."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +45,18 @@ class LossOscillation(Rule):
     """A loss that bounces instead of settling, and not because batches differ.
 
     What it sees:
-        Around its trend over the newest 128 steps the loss swings with a standard deviation of
-        `swing` of the first loss or more, and it falls neither in there nor from quarter to
-        quarter of the run. Batches that differ make swings as well, so a second witness is
-        needed: the swings are regular, so that the loss half a swing later lies on the other side
-        (a correlation of `-regular` or below at some distance of up to 32 steps); or the newest
-        validations, of which no batch is part, swing by half as much; or the typical weight
-        changes by `ratio` of its size a step or more, and the loss was three times calmer at
-        another time. The noise of single samples, the order of an epoch and rates that rise and
-        fall have none of them.
+        *Fast*: around its trend over the newest 128 steps the loss swings with a standard deviation
+        of `swing` of the first loss or more (or of what a model gets that tells no sample from
+        another, if that is higher), and it reaches no new lows. Batches that differ make swings
+        as well, so a second witness is needed: the swings are regular, so that the loss half a
+        swing later lies on the other side (a correlation of `-regular` or below at some distance
+        of up to 32 steps); or the newest validations, of which no batch is part, swing by half as
+        much; or the typical weight changes by `ratio` of its size a step or more, and the loss was
+        three times calmer at another time. The noise of single samples, the order of an epoch and
+        rates that rise and fall have none of them. *Slow*: levels of 16 steps or more rise, fall
+        and rise again by `swing` each, up to the newest quarter of the run, and by four times
+        their standard error, as under too much momentum; rises after the learning rate rose are
+        left out.
 
     Why it matters:
         Steps jump across the valley they should descend into (W10).
@@ -62,11 +72,11 @@ class LossOscillation(Rule):
 
     code: ClassVar[str] = "loss-oscillation"
     needs: ClassVar[tuple[str, ...]] = ("loss/train",)
-    uses: ClassVar[tuple[str, ...]] = ("update/ratio",)
+    uses: ClassVar[tuple[str, ...]] = ("lr/value", "target/std", "update/ratio")
 
-    swing: float = 0.15
+    swing: float = 0.1
     """Standard deviation around the trend over the first loss, 0 or more. Our choice: settled runs
-    at usual batch sizes stayed below 0.06, restless ones that still learned below 0.12."""
+    at usual batch sizes stayed below 0.06; restless ones have no second witness."""
     regular: float = 0.5
     """Correlation of opposite sign that makes swings regular, 0 to 1. Our choice: 128 independent
     losses reach 0.25 at none of 32 distances."""
@@ -91,45 +101,94 @@ class LossOscillation(Rule):
         return once(history, self.code, stamp, lambda: self._judge(history, course))
 
     def _judge(self, history: History, course: Course) -> list[Finding]:
+        chance = chance_level(history, course)
+        scale = course.start if chance is None else max(course.start, chance)
         seen = history.window("loss/train", _WINDOW)
         losses = [values[""] for _, values in seen]
         if not course.start > 0 or not all(map(math.isfinite, losses)):
             return []
+        if median(losses) > 3 * scale:
+            return []  # what has diverged is another finding
+        steps = (seen[0][0], seen[-1][0])
+        return self._slow(history, course, scale) or self._fast(
+            history, course, losses, steps, scale
+        )
+
+    def _slow(self, history: History, course: Course, scale: float) -> list[Finding]:
+        """Judge levels that rise, fall and rise again."""
+        part = course.levels
+        least = max(self.swing * scale, _ERRORS * median(level.error for level in part))
+        turns = zigzag([level.middle for level in part], least)
+        # A last fall may be the end of it: what counts is how lately the loss was high.
+        turns = turns[: len(turns) - len(turns) % 2]
+        if len(turns) < _TURNS or turns[-1] < 0.75 * len(part):
+            return []
+        first, last = part[turns[-_TURNS]], part[turns[-1]]
+        if any(first.first <= step <= last.last for step in _restarts(history, first.first)):
+            return []
+        told = ", ".join(shown(part[i].middle) for i in turns[-_TURNS:])
+        text = (
+            f"The loss rises and falls in slow waves: its level was {told} in turn from step "
+            f"{first.first:,} to {last.last:,}, each time by {least / scale:.0%} or more of the "
+            f"{shown(scale)} it began with (threshold {self.swing:.0%})."
+        )
+        legs = [abs(part[a].middle - part[b].middle) for a, b in pairwise(turns[-_TURNS:])]
+        share, steps = min(legs) / scale, (first.first, last.last)
+        return [self._found(text, steps, share, len(part))]
+
+    def _fast(
+        self,
+        history: History,
+        course: Course,
+        losses: Sequence[float],
+        steps: tuple[int, int],
+        scale: float,
+    ) -> list[Finding]:
+        """Judge the swings around the trend of the newest losses."""
         quarter = _WINDOW // 4
         ends = median(losses[:quarter]), median(losses[-quarter:])
         rest = detrended(losses)
         ordered = sorted(rest)
         tenth = len(ordered) // 10
         deviation = (ordered[-1 - tenth] - ordered[tenth]) / _TENTHS
-        if not deviation > self.swing * course.start or ends[0] - ends[1] > deviation:
+        if not deviation > self.swing * scale or ends[0] - ends[1] > deviation:
             return []
-        if median(losses) > 3 * course.start or _falls(course):
-            return []  # what has diverged is another finding
-        why = self._witness(history, course, rest, deviation)
+        why = (
+            None
+            if _falls(course, scale)
+            else self._witness(history, course, rest, deviation, scale)
+        )
         if why is None:
             return []
-        share, first, last = deviation / course.start, seen[0][0], seen[-1][0]
-        return [
-            Finding(
-                code=self.code,
-                severity="suspect",
-                message=(
-                    f"The loss swings by {shown(deviation)} around {shown(median(losses))} in the "
-                    f"{last - first + 1} steps from {first:,} to {last:,}, {share:.0%} of the "
-                    f"first loss (threshold {self.swing:.0%}), without falling, and {why}."
-                ),
-                remedy=(
-                    "Divide the learning rate by 3 to 10, lower the momentum, or let the rate "
-                    "decay with `torch.optim.lr_scheduler.CosineAnnealingLR`."
-                ),
-                places=(),
-                steps=(first, last),
-                evidence=Evidence(share, self.swing, last - first + 1, _WINDOW),
-            )
-        ]
+        share = deviation / scale
+        text = (
+            f"The loss swings by {shown(deviation)} around {shown(median(losses))} in the "
+            f"{steps[1] - steps[0] + 1} steps from {steps[0]:,} to {steps[1]:,}, {share:.0%} of "
+            f"what it began with (threshold {self.swing:.0%}), without falling, and {why}."
+        )
+        return [self._found(text, steps, share, _WINDOW)]
+
+    def _found(self, text: str, steps: tuple[int, int], share: float, count: int) -> Finding:
+        return Finding(
+            code=self.code,
+            severity="suspect",
+            message=text,
+            remedy=(
+                "Divide the learning rate by 3 to 10, lower the momentum, or let the rate "
+                "decay with `torch.optim.lr_scheduler.CosineAnnealingLR`."
+            ),
+            places=(),
+            steps=steps,
+            evidence=Evidence(share, self.swing, steps[1] - steps[0] + 1, count),
+        )
 
     def _witness(
-        self, history: History, course: Course, rest: Sequence[float], deviation: float
+        self,
+        history: History,
+        course: Course,
+        rest: Sequence[float],
+        deviation: float,
+        scale: float,
     ) -> str | None:
         """Say what shows that the swings come from the weights, None if nothing does."""
         distance, worst = opposite(rest)
@@ -142,12 +201,15 @@ class LossOscillation(Rule):
         values = [check.value for check in read_checks(history, metric)[-8:]] if metric else []
         if len(values) >= _VALIDATIONS:
             swing = median(abs(step) for step in detrended(values))
-            if swing > 0.5 * self.swing * course.start:
+            if swing > max(0.5 * self.swing * scale, _PART * deviation):
                 return f"validation swings as well, by {shown(swing)} (which no batch explains)"
-        sigmas = sorted(level.sigma for level in course.levels if level.middle < math.inf)
-        calm = sigmas[len(sigmas) // 8]
+        calm = _calm(course)
         moved = self._moved(history, course.last - _WINDOW)
-        if moved >= self.ratio and deviation > _CALMER * calm:
+        ordered = sorted(rest)
+        quarter = len(ordered) // 4
+        # From the quartiles, as those of a level are: few single samples make a long tail.
+        spread = (ordered[-1 - quarter] - ordered[quarter]) / SIGMA
+        if moved >= self.ratio and spread > _CALMER * calm:
             return (
                 f"the typical weight changes by {shown(moved)} of its size a step (threshold "
                 f"{shown(self.ratio)}, usual 0.001), while batches alone differed by {shown(calm)}"
@@ -165,12 +227,52 @@ class LossOscillation(Rule):
         return median(ratios) if len(ratios) > 1 else 0.0
 
 
-def _falls(course: Course) -> bool:
-    """Return whether the newest quarter of the run lies lower than the one before."""
+def _falls(course: Course, scale: float) -> bool:
+    """Return whether the newest quarter of the run lies lower than those before, and the start."""
     quarter = max(1, len(course.levels) // 4)
-    newest, before = course.levels[-quarter:], course.levels[-2 * quarter : -quarter]
-    fall = median(x.middle for x in before) - median(x.middle for x in newest)
-    return fall > _FALL * course.start
+    newest = median(x.middle for x in course.levels[-quarter:])
+    before = [
+        median(x.middle for x in course.levels[end - quarter : end])
+        for end in range(len(course.levels) - quarter, quarter - 1, -quarter)
+    ]
+    return newest < min([course.start, *before]) - _FALL * scale
+
+
+def _calm(course: Course) -> float:
+    """Return the noise of the losses when they were calmest."""
+    sigmas = sorted(level.sigma for level in course.levels if level.middle < math.inf)
+    return sigmas[len(sigmas) // 8] if sigmas else 0.0
+
+
+def _restarts(history: History, since: int) -> list[int]:
+    """Return the steps since which a learning rate is twice as high as at the record before."""
+    return [
+        steps[i]
+        for steps, rates in (history.series("lr/value", p) for p in history.places("lr/value"))
+        for i in range(1, len(steps))
+        if steps[i] >= since and rates[i] >= 2 * rates[i - 1]
+    ]
+
+
+def zigzag(values: Sequence[float], least: float) -> list[int]:
+    """Return where values turn, from the first low on: each turn `least` or more from the last.
+
+    Low, high, low and so on, the newest last.
+
+    Example:
+        >>> zigzag([5.0, 1.0, 1.5, 4.0, 3.5, 2.0, 6.0], least=1.0)
+        [1, 3, 5, 6]
+        >>> zigzag([3.0, 2.0, 1.0], least=1.0)
+        [2]
+    """
+    turns = [0]
+    for i, value in enumerate(values):
+        last, rises = values[turns[-1]], len(turns) % 2 == 0
+        if value >= last if rises else value <= last:
+            turns[-1] = i
+        elif abs(value - last) >= least:
+            turns.append(i)
+    return turns
 
 
 def detrended(values: Sequence[float]) -> list[float]:

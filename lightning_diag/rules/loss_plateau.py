@@ -19,6 +19,10 @@ _CALM = 0.1
 Where all predictions are alike, losses differ little; those of a trained model, as at the start of
 fine-tuning, differ by half of their level."""
 
+_FALL = 0.02
+"""Share of its level that a loss may have fallen by in half of the run to stand still (our choice);
+two and a half times that while it is above chance, where a fall is no learning yet."""
+
 
 @dataclass(frozen=True)
 class LossPlateau(Rule):
@@ -92,7 +96,9 @@ class LossPlateau(Rule):
         is_level = limit < best and now < 1.5 * limit
         if not is_level or (chance is None and course.now.sigma > _CALM * now):
             return self._stuck(course) if course.won > self.gain * abs(course.start) else []
-        if not limit > 0 or not course.is_flat(0.5, 0.02 * now) or _gradients_grow(history):
+        # What falls towards chance from above forgets what it was wrongly sure of.
+        still = _FALL * (2.5 if chance is not None and now >= chance else 1.0)
+        if not limit > 0 or not course.is_flat(0.5, still * now) or _gradients_grow(history):
             return []
         what, than = (
             ("has not moved since the start", f"the first loss was {shown(course.start)}")

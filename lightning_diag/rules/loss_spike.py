@@ -104,7 +104,6 @@ class LossSpike(Rule):
     ) -> list[_Spike]:
         seen = history.window("loss/train", self.window)
         steps, losses = [s for s, _ in seen], [v[""] for _, v in seen]
-        restarts = _restarts(history, steps[0])
         spikes: list[_Spike] = []
         for i in range(_BEFORE, len(losses) - _AFTER):
             if spans is not None and not any(a < steps[i] <= b for a, b in spans):
@@ -115,7 +114,7 @@ class LossSpike(Rule):
             if spikes and steps[i] - spikes[-1].step <= _AFTER:
                 continue
             spike = self._spike(steps[i], losses[i], before, losses[i + 1 :], course)
-            if spike and not any(a < spike.step <= b for a, b in restarts):
+            if spike and not any(a < spike.step <= b for a, b in _restarts(history, steps[0])):
                 spikes.append(spike)
         return spikes
 

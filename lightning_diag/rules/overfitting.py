@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any, ClassVar, NamedTuple
 
 from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.checks import Check, better_metrics, read_checks, validation_metric
-from lightning_diag.rules.course import Course, chance_level, once, read_course
+from lightning_diag.rules.checks import (
+    Check,
+    better_metrics,
+    is_accuracy,
+    metric_modes,
+    outnumbering,
+    read_checks,
+    validation_metric,
+)
+from lightning_diag.rules.course import Course, chance_level, has_classes, once, read_course
 from lightning_diag.rules.reading import shown
 
 _NEWEST = 3
 """Validations that must agree (our choice): one or two may be off by chance."""
+_LOOKS = 8
+"""Newest looks at the accuracy of training (our choice): some hundred samples."""
 _LATE = 0.1
 """Share of what training won by which its loss may lie above its best: then it still fits."""
 
 _STEADY = 0.05
 """Share of the best validation loss that it must have risen by in any case (our choice): where
 fine-tuning had next to nothing to win, a share of that is next to nothing."""
+_CLEAR = 0.3
+"""Share of the best validation loss that a rise must have where it gave back half of `rise` only
+(our choice): where validation went low, a tenth of all that it won is more than its loss."""
+_BY_HEART = 0.05
+"""Share of its first value below which a training loss is that of samples learned by heart (our
+choice), in a model with more weights than there are samples: such a model can (Zhang et al.)."""
+_KNOWN = 2 / 3
+"""Times `gap` of samples learned by heart that are worth a note (our choice)."""
+_UNKNOWN = 1.5
+"""Times `gap` where the loss is not known to be that of classes: squared errors of a few hundred
+samples differ from set to set, a healthy regression by 36 % of what it had won (our choice)."""
 
 
 class _Found(NamedTuple):
@@ -39,13 +60,19 @@ class Overfitting(Rule):
     What it sees:
         Two shapes, both measured in shares of what training won, the first loss less the present
         one, so that no unit matters. *U*: the newest three validation losses all lie above the
-        best (a median of three) by `rise` of what validation had won, while the training loss
-        went on falling. *Gap*: in the newest three validations `gap` of what training won did
+        best (a median of three) by `rise` of what validation had won, or by half of that and
+        three tenths of the best, while the training loss went on falling. *Gap*: in the newest
+        three validations `gap` of what training won did
         not carry over to validation, and at the first validation not half as much, so that it
-        opened while training went on. Silent while the training loss is above its best, as after
+        opened while training went on. Where the training loss is next to nothing, and the model
+        has more weights than there are samples, the gap counts from the first validation on: such
+        a model may know all samples by heart before it is validated at all. Two thirds of `gap`
+        are worth a `note` then, and so is any gap with an accuracy that is up to `wrong` below
+        that of training.
+        Silent while the training loss is above its best, as after
         an accident, and where the validation loss was high from the first validation: that is
-        data treated differently. A U is a `note` where a logged metric is as good as it was at
-        the best loss: then the model is only too sure of itself.
+        data treated differently. A U without a gap is a `note` where a logged metric is as good
+        as it was at the best loss: then the model is only too sure of itself.
 
     Why it matters:
         From there on training makes the model worse at what it has not seen. A training loss of
@@ -59,11 +86,13 @@ class Overfitting(Rule):
         Goodfellow et al., Deep Learning, 2016, section 7.8 (early stopping).
         Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599 (the loss
         rises while the accuracy does not fall).
+        Zhang et al., Understanding Deep Learning Requires Rethinking Generalization, 2017,
+        arXiv:1611.03530 (any labels are fitted where weights outnumber samples).
     """
 
     code: ClassVar[str] = "overfitting"
     needs: ClassVar[tuple[str, ...]] = ("loss/train",)
-    uses: ClassVar[tuple[str, ...]] = ("target/std",)
+    uses: ClassVar[tuple[str, ...]] = ("output/accuracy", "target/std")
 
     rise: float = 0.1
     """Share of what validation had won that it must have lost again, 0 to 1. Our choice: healthy
@@ -75,12 +104,15 @@ class Overfitting(Rule):
     learnt: float = 0.2
     """Share of its first value that the training loss must have won, 0 to 1. Our choice: where
     nothing was learned, nothing can fail to carry over."""
+    wrong: float = 0.1
+    """Accuracy that is missing in validation, 0 to 1, up to which a gap is one of the loss alone: a
+    few samples that the model is too sure of. Our choice; SageMaker's 10 %."""
     validations: int = 5
     """Validations before it is judged, at least 4. Our choice: a best, a trend and three to
     confirm it."""
 
     def __post_init__(self) -> None:
-        self._require("rise", "gap", "learnt", least=0.0, most=1.0)
+        self._require("rise", "gap", "learnt", "wrong", least=0.0, most=1.0)
         self._require("validations", least=_NEWEST + 1, unit="validations")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
@@ -99,15 +131,19 @@ class Overfitting(Rule):
 
     def _judge(self, history: History, course: Course, checks: Sequence[Check]) -> list[Finding]:
         newest = checks[-_NEWEST:]
-        train = max(check.train for check in newest)
+        train = median(check.train for check in newest)
         least = min(check.train for check in checks)
         start = _reference(history, course)
         won = start - least
         if not won > self.learnt * abs(start) or train - least > _LATE * won:
             return []
-        found = self._u(history, course, checks)
-        if found is None and _is_comparable(history, course, checks):
-            found = self._gap(start, checks)
+        found = self._u(history, course, checks, won)
+        if (found is None or found.severity == "note") and _is_comparable(history, course, checks):
+            by_heart = train <= _BY_HEART * abs(start) and _can_know_by_heart(history)
+            limit = self.gap * (_KNOWN if by_heart else 1 if has_classes(history) else _UNKNOWN)
+            right = 0 <= self._missing(history) <= self.wrong
+            gap = self._gap(start, checks, limit, from_first=by_heart, is_as_right=right)
+            found = found if gap is None or (found and gap.severity == "note") else gap
         if found is None:
             return []
         return [
@@ -127,15 +163,20 @@ class Overfitting(Rule):
             )
         ]
 
-    def _u(self, history: History, course: Course, checks: Sequence[Check]) -> _Found | None:
+    def _u(
+        self, history: History, course: Course, checks: Sequence[Check], learnt: float
+    ) -> _Found | None:
         values = [check.value for check in checks]
         smooth = [median(values[i : i + 3]) for i in range(len(values) - 2)]
         place = min(range(len(smooth)), key=smooth.__getitem__)
         best, last = checks[place + 1], checks[-1]
         won = max(values[0], course.start if course.from_start else values[0]) - smooth[place]
-        limit = smooth[place] + max(self.rise * won, _STEADY * abs(smooth[place]))
+        # A validation loss that was never below the start has won nothing that it could lose.
+        won = won if won > 0 else learnt
+        least = max(0.5 * self.rise * won, _CLEAR * abs(smooth[place]))
+        limit = smooth[place] + max(min(self.rise * won, least), _STEADY * abs(smooth[place]))
         low = min(values[-_NEWEST:])
-        if not won > 0 or not low > limit or place + 2 >= len(checks) - _NEWEST + 1:
+        if not low > limit or place + 2 >= len(checks) - _NEWEST + 1:
             return None
         if not last.train < best.train:
             return None
@@ -152,21 +193,39 @@ class Overfitting(Rule):
             best.step,
         )
 
-    def _gap(self, start: float, checks: Sequence[Check]) -> _Found | None:
+    def _missing(self, history: History) -> float:
+        """Return the accuracy that validation lacks against training, -1 where it is not known."""
+        looks = [v for _, seen in history.window("output/accuracy", _LOOKS) for v in seen.values()]
+        for metric in metric_modes(history) if looks and has_classes(history) else ():
+            if is_accuracy(metric):
+                values = history.series(metric).values[-_NEWEST:]
+                return max(0.0, fmean(looks) - median(values)) if values else -1.0
+        return -1.0
+
+    def _gap(
+        self,
+        start: float,
+        checks: Sequence[Check],
+        limit: float,
+        *,
+        from_first: bool,
+        is_as_right: bool,
+    ) -> _Found | None:
         shares = [_gap_share(start, check) for check in checks]
         least = min(shares[-_NEWEST:])
-        if not least > self.gap or not shares[0] < 0.5 * least:
+        if not least > limit or not (from_first or shares[0] < 0.5 * least):
             return None
         last = checks[-1]
-        first = next(c.step for c, share in zip(checks, shares, strict=True) if share > self.gap)
+        severity: Severity = "suspect" if least > self.gap and not is_as_right else "note"
+        first = next(c.step for c, share in zip(checks, shares, strict=True) if share > limit)
         return _Found(
-            "suspect",
+            severity,
             f"The training loss fell from about {shown(start)} to {shown(last.train)}, the "
             f"validation loss only to {shown(last.value)}: in the newest {_NEWEST} validations "
             f"at least {least:.0%} of what training won did not carry over (threshold "
-            f"{self.gap:.0%}).",
+            f"{limit:.0%}).",
             least,
-            self.gap,
+            limit,
             first,
         )
 
@@ -184,6 +243,12 @@ def _gap_share(start: float, check: Check) -> float:
     """Return the share of what training had won that did not carry over to a validation."""
     won = start - check.train
     return (check.value - check.train) / won if won > 0 else 0.0
+
+
+def _can_know_by_heart(history: History) -> bool:
+    """Return whether the model has more trained weights than there are targets, as far as known."""
+    size, targets = outnumbering(history)
+    return 0 < targets < size
 
 
 def _is_comparable(history: History, course: Course, checks: Sequence[Check]) -> bool:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from . import failed, table
+from . import failed, page, table
 from .cases import Group, draw
 from .examine import examine, examine_place, plain, prepare_process
 
@@ -34,6 +34,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--baselines", action="store_true", help="run the published rules too")
     parser.add_argument("--json", type=Path, help="write all results here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
+    parser.add_argument("--failures", type=Path, help="write all runs judged wrongly, by rule")
+    parser.add_argument("--page", type=Path, help="put the results into this page's Results")
     parser.add_argument("--out", type=Path, help="results as they come; what it holds is not rerun")
     parser.add_argument("--replay", help="one run, as the list of failures names it")
     return parser.parse_args(given)
@@ -105,6 +107,10 @@ def main(given: list[str] | None = None) -> None:
         options.json.write_text(json.dumps(results, indent=1))
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")
+    if options.failures:
+        options.failures.write_text("\n".join(failed.by_rule(results)) + "\n")
+    if options.page:
+        options.page.write_text(page.renewed(options.page.read_text(), results, options.seed))
 
 
 if __name__ == "__main__":

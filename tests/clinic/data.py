@@ -93,6 +93,15 @@ def _labels(seed: int) -> Data:
     return _split(_scaled(x), each.float(), "labels", 4, seed)
 
 
+def _tags(seed: int) -> Data:
+    """Counts of words, and which of six subjects a text is about."""
+    x, y = datasets.make_multilabel_classification(
+        1600, 20, n_classes=6, n_labels=2, random_state=seed
+    )
+    inputs, labels = _arrays(x, y)
+    return _split(inputs, labels.float(), "labels", 6, seed)
+
+
 def _values(x: np.ndarray, y: np.ndarray, seed: int) -> Data:
     inputs, targets = _arrays(x, y)
     targets = targets.float()
@@ -156,13 +165,13 @@ def _memory(seed: int, length: int = 24) -> Data:
 
 
 def _topics(seed: int, vocabulary: int = 400) -> Data:
-    """Bags of words; three words in ten belong to the topic."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, 8, (1500,), generator=generator)
-    own = y[:, None] * 50 + torch.randint(0, 50, (1500, 16), generator=generator)
-    any_word = torch.randint(0, vocabulary, (1500, 16), generator=generator)
-    x = torch.where(torch.rand(1500, 16, generator=generator) < 0.4, own, any_word)
-    return _split(x, y, "classes", 8, seed)
+    """Bags of words; four words in ten belong to the topic. So many that all words are learned."""
+    size, generator = (4400, 16), torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 8, size[:1], generator=generator)
+    own = y[:, None] * 50 + torch.randint(0, 50, size, generator=generator)
+    any_word = torch.randint(0, vocabulary, size, generator=generator)
+    x = torch.where(torch.rand(size, generator=generator) < 0.4, own, any_word)
+    return _split(x, y, "classes", 8, seed, most=4000)
 
 
 def _counting(seed: int) -> Data:
@@ -197,6 +206,7 @@ DATA: dict[str, Callable[[int], Data]] = {
     "wine": _wine,
     "cancer": _cancer,
     "labels": _labels,
+    "tags": _tags,
     "friedman": _friedman,
     "diabetes": _diabetes,
     "linear": _linear,

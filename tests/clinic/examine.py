@@ -18,10 +18,18 @@ from lightning_diag.finding import Finding
 from lightning_diag.record import Record
 
 from . import baselines as published
-from . import healthy, sick_data, sick_fit, sick_rate, sick_signal  # noqa: F401  # they register
-from .cases import ATTEMPTS, Case, Group, Health, draw
+from . import (  # noqa: F401  # they register
+    healthy,
+    healthy_more,
+    sick_data,
+    sick_fit,
+    sick_rate,
+    sick_signal,
+)
+from .cases import ATTEMPTS, Case, Group, Health, Sickness, draw
+from .confirm import confirmed
 from .proofs import symptoms
-from .train import quiet, train
+from .train import Outcome, quiet, train
 
 
 class Patient(Doctor):
@@ -57,11 +65,8 @@ def examine(case: Case, keep: str | None = None) -> dict[str, Any]:
     else:
         assert case.cured is not None
         why = case.kind.proof(run, train(case.cured))
-        truth = {
-            "code": case.kind.code,
-            "equals": sorted(case.kind.equals),
-            "brings": sorted(case.kind.brings | (symptoms(run) - {case.kind.code})),
-        }
+        truth = {} if why else _truth(case.kind, run, patient)
+        truth = {"code": case.kind.code, "equals": [], "brings": [], **truth}
     return {
         "name": case.name,
         "group": case.group,
@@ -75,6 +80,18 @@ def examine(case: Case, keep: str | None = None) -> dict[str, Any]:
         "loss": [run.first, run.last],
         "score": [run.end.score, run.end.held_score],
         "seconds": run.seconds,
+    }
+
+
+def _truth(kind: Sickness, run: Outcome, patient: Patient) -> dict[str, Any]:
+    """Return what is true of a sick run: declared, measured, or confirmed by its advice."""
+    known = {kind.code} | kind.equals | kind.brings | symptoms(run)
+    said = {f.code for f in patient.findings if f.severity != "note"}
+    tried = confirmed(run, said - known)
+    return {
+        "equals": sorted(kind.equals),
+        "brings": sorted((known | tried) - kind.equals - {kind.code}),
+        "confirmed": sorted(tried),
     }
 
 

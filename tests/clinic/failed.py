@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .table import Result, allowed, is_named
+from .table import Result, allowed, confusions, is_named, rule_table, totals
 
 
 def failures(results: Sequence[Result]) -> list[str]:
@@ -44,3 +44,18 @@ def _sick_failures(r: Result, replay: str) -> list[str]:
         if f["severity"] != "note" and f["code"] not in allowed(r)
     ]
     return lines + [f"EXTRA {what} | {replay} {r['kind']}: {r['recipe']}" for what in untrue]
+
+
+def by_rule(results: Sequence[Result]) -> list[str]:
+    """Return the totals, and the same lines under the rule that each is about, in Markdown."""
+    lines: dict[str, list[str]] = {}
+    for line in failures(results):
+        kind, rest = line.split(" ", 1)
+        # VERDICT names what was said, then the cause, whose runs these are.
+        head = rest.split(" | ")[0].split(" for ")[-1]
+        for part in head.split(", ") if kind != "ERROR" else ["broken"]:
+            lines.setdefault(part.split()[0], []).append(line)
+    text = [*totals(results), "", *rule_table(results), "", *confusions(results)]
+    for code in sorted(lines):
+        text += ["", f"## {code}", *lines[code]]
+    return text

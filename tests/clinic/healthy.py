@@ -21,7 +21,8 @@ def learns(run: Outcome) -> str:
     flat = max([0.0, *run.end.saturated.values()])
     if flat >= 0.4:
         return f"{flat:.0%} of the inputs of a layer are where it is flat"
-    if run.end.score - run.end.held_score >= 0.2:
+    # The same tenth from which on a sick run is said to overfit.
+    if run.end.score - run.end.held_score >= 0.1:
         return f"it overfits: score {run.end.score:.2f}, held out {run.end.held_score:.2f}"
     if run.gain() >= 0.5 or run.end.score >= 0.9:
         return ""

@@ -141,6 +141,8 @@ class Learner(pl.LightningModule):
             "adam": torch.optim.Adam,
             "adamw": torch.optim.AdamW,
             "rmsprop": torch.optim.RMSprop,
+            "nadam": torch.optim.NAdam,
+            "adagrad": torch.optim.Adagrad,
         }
         decay = recipe.weight_decay
         optimizer = makers[recipe.optimizer](parameters, lr=recipe.lr, weight_decay=decay)

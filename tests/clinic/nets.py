@@ -181,6 +181,30 @@ class Language(nn.Module):
         return out.transpose(1, 2)
 
 
+class Causal(nn.Module):
+    """The next token, by encoder layers that look back only."""
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        super().__init__()
+        length = data.x.shape[1]
+        self.embedding = nn.Embedding(data.outputs, recipe.width)
+        self.place = nn.Parameter(0.02 * torch.randn(length, recipe.width))
+        layer = nn.TransformerEncoderLayer(
+            recipe.width, 4, 4 * recipe.width, recipe.dropout, "gelu",
+            batch_first=True, norm_first=True,
+        )  # fmt: skip
+        self.layers = nn.TransformerEncoder(layer, recipe.depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(recipe.width)
+        self.head = nn.Linear(recipe.width, data.outputs)
+        self.mask: Tensor
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers(self.embedding(x) + self.place, self.mask, is_causal=True)
+        out: Tensor = self.head(self.norm(h))
+        return out.transpose(1, 2)
+
+
 def autoencoder(recipe: Recipe) -> nn.Sequential:
     """Return 64 numbers by way of 8."""
     act = ACTIVATIONS[recipe.act]
@@ -231,6 +255,7 @@ def build(recipe: Recipe, data: Data) -> nn.Module:
         "words": lambda: Words(recipe, data.outputs, 400),
         "sparse-words": lambda: Words(recipe, data.outputs, 5000),
         "language": lambda: Language(recipe, data.outputs),
+        "causal": lambda: Causal(recipe, data),
         "autoencoder": lambda: autoencoder(recipe),
         "pixelwise": lambda: pixelwise(recipe, data.outputs),
     }

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-RATES = {"sgd": 0.1, "momentum": 0.03, "adam": 2e-3, "adamw": 2e-3, "rmsprop": 1e-3}
+RATES = {"sgd": 0.1, "momentum": 0.03, "adam": 2e-3, "adamw": 2e-3, "rmsprop": 1e-3, "nadam": 2e-3,
+         "adagrad": 1e-2}  # fmt: skip
 """Usual learning rates of the optimizers, for networks of this size."""
 
 
@@ -41,6 +42,7 @@ class Recipe:
     clip: float = 0.0
     accumulate: int = 1
     precision: str = "32-true"
+    """Lightning's names, or `16-search`: a gradient scaler that starts far too high."""
     batch_size: int = 32
     steps: int = 300
     """Optimizer steps."""
@@ -48,6 +50,8 @@ class Recipe:
     """Size of the training set, 0 for all there are."""
     every: int = 10
     """Steps between two looks of the Doctor."""
+    resumes: bool = False
+    """Whether the Doctor comes half-way, when training goes on from a checkpoint."""
     validates: bool = True
     logs_metric: bool = False
     """Whether training logs its accuracy."""

@@ -158,7 +158,11 @@ def broadcast(rng: random.Random) -> Pair:
     return well.with_faults(broadcast=1.0), well
 
 
-@sickness("loss-mismatch", proofs.harmed, brings=(*STUCK, "class-imbalance", "unscaled-target"))
+@sickness(
+    "loss-mismatch", proofs.harmed,
+    # The loss sees one output, the accuracy all of them.
+    brings=(*STUCK, "class-imbalance", "unscaled-target", "metric-loss-disagreement"),
+)  # fmt: skip
 def square_classes(rng: random.Random) -> Pair:
     """Squared distance to a class's number, as if classes were quantities."""
     well = table(rng, data=rng.choice(["digits", "blobs", "mixed"]))

@@ -70,6 +70,30 @@ class Adversaries(Learner):
         ]
 
 
+class InTurns(Learner):
+    """A body and a head, each with an optimizer of its own."""
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        super().__init__(recipe, nets.mlp(recipe, data.features, data.outputs), data)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        both: Any = self.optimizers()
+        loss = self.criterion(self(x), y)
+        for optimizer in both:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in both:
+            optimizer.step()
+        return loss.detach()
+
+    def configure_optimizers(self) -> Any:
+        body, head = list(self.net.parameters())[:-2], list(self.net.parameters())[-2:]
+        lr = self.recipe.lr
+        return [torch.optim.Adam(body, lr), torch.optim.SGD(head, 20 * lr, momentum=0.9)]
+
+
 class Adapted(nn.Module):
     """A frozen linear layer, and a thin one beside it that is trained."""
 
@@ -131,10 +155,11 @@ def _thawing_norm(recipe: Recipe, data: Data) -> Learner:
 
 LEARNERS: dict[str, Callable[[Recipe, Data], Any]] = {
     "adversaries": Adversaries,
+    "in-turns": InTurns,
     "adapters": _adapters,
     "frozen-backbone": _frozen_backbone,
     "gentle": _gentle,
     "thawing-norm": _thawing_norm,
 }
-STEPS_OF = {"adversaries": 2}
+STEPS_OF = {"adversaries": 2, "in-turns": 2}
 """Optimizer steps that Lightning counts for a batch, where it is not one."""

@@ -180,6 +180,10 @@ def _is_alarmed(result: Result) -> bool:
 
 def baseline_table(results: Sequence[Result]) -> list[str]:
     """Return how the published rules fare on the same runs, beside ours."""
+    tools = ["lightning_diag", "torchmortem", "SageMaker", "AutoTrainer"]
+    judged = [set(r["baselines"]) for r in results if "baselines" in r]
+    missing = [tool for tool in tools[1:] if judged and any(tool not in known for known in judged)]
+    tools = [tool for tool in tools if tool not in missing]
     sick = [r for r in counted(results, "sick") if "baselines" in r]
     well = [r for r in counted(results, "healthy") if "baselines" in r]
     if not sick and not well:
@@ -188,7 +192,7 @@ def baseline_table(results: Sequence[Result]) -> list[str]:
         "| rules | alarm on sick runs | cause among them | true alarms | alarm on healthy runs |",
         "|---|---|---|---|---|",
     ]
-    for tool in ("lightning_diag", "torchmortem", "SageMaker", "AutoTrainer"):
+    for tool in tools:
         said = {id(r): _said(r, tool) for r in [*sick, *well]}
         named = sum(bool(said[id(r)] & {r["code"], *r["equals"]}) for r in sick)
         alarms = [(r, code) for r in [*sick, *well] for code in said[id(r)]]
@@ -201,6 +205,8 @@ def baseline_table(results: Sequence[Result]) -> list[str]:
             share(sum(bool(said[id(r)]) for r in well), len(well)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if missing:
+        lines += ["", f"Not installed, so not in this table: {', '.join(missing)}."]
     return lines
 
 
@@ -218,8 +224,9 @@ def confusions(results: Sequence[Result]) -> list[str]:
     )
     if not pairs:
         return ["No verdict was wrong."]
-    lines = ["| cause | verdict instead | runs |", "|---|---|---|"]
-    return lines + [f"| `{a}` | `{b}` | {n} |" for (a, b), n in pairs.most_common()]
+    runs = Counter(r["code"] for r in counted(results, "sick"))
+    lines = ["| cause | verdict instead | share of its runs |", "|---|---|---|"]
+    return lines + [f"| `{a}` | `{b}` | {share(n, runs[a])} |" for (a, b), n in pairs.most_common()]
 
 
 def report(results: Sequence[Result]) -> list[str]:

@@ -12,14 +12,16 @@ import pytest
 
 from lightning_diag.rules import default_rules
 
-from . import failed, lessons, table
+from . import failed, healthy, lessons, page, table
 from .__main__ import main
 from .cases import HEALTHS, SICKNESSES, draw
+from .confirm import confirmed
 from .examine import Patient, examine, examine_place, plain, verdict
 from .lessons import Lesson
-from .proofs import symptoms
+from .proofs import ever_dead, given_back, held_swing, stalled, swing, symptoms
 from .recipe import Recipe
-from .train import quiet, train
+from .train import Outcome, quiet, train
+from .vitals import Vitals
 
 pytestmark = [
     # Lightning's advice on trainings as small as these.
@@ -41,7 +43,6 @@ QUICK_HEALTHY = [
 
 
 KNOWN = {
-    "regression": "mild overfitting (R² of 0.57, 0.46 on held-out data) is called suspect",
     "batch norm over two samples": "suspicious-labels stands before batch-norm-gap",
     "a plain recurrent network that forgets": "gradients that vanish over time are not seen",
 }
@@ -172,6 +173,72 @@ def test_a_healthy_model_has_no_symptom_of_death() -> None:
     )
 
 
+def _course(losses: list[float], held: list[float] | None = None) -> Outcome:
+    vitals = Vitals(loss=losses[0])
+    return Outcome(Recipe(1), losses, held or [], vitals, Vitals(), 0, 0.0)
+
+
+def test_a_swing_is_told_from_a_slope() -> None:
+    assert swing(_course([2.0 - 0.01 * i for i in range(150)])) < 1e-9
+    assert math.isclose(swing(_course([1.0, 0.5] * 100)), 0.25, rel_tol=0.01)
+    assert held_swing(_course([1.0], [0.4, 0.2] * 3)) > 0.09
+    assert held_swing(_course([1.0], [0.4, 0.2])) == 0
+
+
+def test_what_was_never_won_cannot_be_given_back() -> None:
+    assert given_back(_course([1.0] * 20 + [1.3] * 80)) == 0
+    assert given_back(_course([1.0] * 20 + [0.2] * 40 + [1.0] * 40)) == 1
+    assert given_back(_course([1.0] * 20 + [2.5] * 80)) == math.inf
+    assert given_back(_course([1.0, math.nan])) == math.inf
+
+
+def test_a_loss_has_stalled_if_its_late_quarter_is_as_high_as_an_early_one() -> None:
+    assert stalled(_course([2.0] * 25 + [1.0] * 75)) == 1
+    assert stalled(_course([2.0] * 25 + [1.0] * 50 + [0.5] * 25)) == 0.5
+
+
+def test_what_passed_on_the_way_was_true() -> None:
+    run = train(Recipe(6, init="he", steps=40))
+    learner_state = {n: v.clone() for n, v in run.weights[5].items()}
+    for name in learner_state:
+        if name.endswith("bias"):
+            learner_state[name] -= 100.0
+    run.weights[5] = learner_state
+    assert ever_dead(run) == 1.0
+    assert max(run.end.dead.values()) < 0.2
+
+
+def test_advice_that_helps_is_true_and_advice_that_does_not_is_not() -> None:
+    run = train(Recipe(3, rate=100.0, steps=60))
+    codes = {"learning-rate-too-high", "learning-rate-too-low", "over-regularisation"}
+    assert confirmed(run, codes) == {"learning-rate-too-high"}
+
+
+def test_a_resumed_run_is_watched_from_its_second_half_on(tmp_path: Any) -> None:
+    patient = Patient(5, str(tmp_path))
+    run = train(Recipe(3, steps=40, resumes=True), [patient])
+    assert len(run.losses) == 40
+    assert patient.history is not None
+    assert next(iter(patient.history.series("loss/train").steps)) >= 20
+
+
+def test_the_scale_search_skips_its_first_steps() -> None:
+    """What overflows changes no weight, and the search then finds a scale that does not."""
+    recipe = Recipe(3, steps=48, precision="16-search")
+    run = train(recipe)
+    start = train(recipe.but(steps=8))
+    assert not start.changed
+    assert run.changed
+
+
+def test_a_run_that_overfits_by_a_tenth_is_not_healthy() -> None:
+    run = _course([2.0] * 5 + [0.1] * 95)
+    run.end = Vitals(score=1.0, held_score=0.89)
+    assert "overfits" in healthy.learns(run)
+    run.end = Vitals(score=1.0, held_score=0.91)
+    assert not healthy.learns(run)
+
+
 def test_wilsons_interval() -> None:
     """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
     low, high = table.wilson(81, 263)
@@ -207,9 +274,40 @@ def test_recall_and_precision_by_hand() -> None:
     assert (row.healthy_alarms, row.healthy_bad, row.step) == (1, 1, 8)
     row = table.row("b", results)
     assert (row.right, row.wrong, row.healthy_notes) == (1, 1, 1)
-    assert "| `a` | `b` | 1 |" in table.confusions(results)
+    assert "| `a` | `b` | 0.50 (0.09–0.91) 1/2 |" in table.confusions(results)
     kinds = [line.split()[0] for line in failed.failures(results)]
     assert sorted(kinds) == ["EXTRA", "FALSE", "MISS"]
+
+
+def test_the_page_keeps_what_no_draw_writes() -> None:
+    results = [{**_result("sick", "a", findings=[_found("a")], verdict="a"), "index": 0}]
+    text = f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n"
+    new = page.renewed(text, results, 9)
+    assert new.startswith("before\n")
+    assert new.endswith("after\n")
+    assert "old" not in new
+    assert "Seed 9" in new
+    assert "| `a` | 1 | 1.00" in new
+    assert page.renewed(new, results, 9) == new
+    with pytest.raises(ValueError, match="needs the lines"):
+        page.renewed("no marks", results, 9)
+
+
+def test_a_missing_rival_is_said_to_be_missing() -> None:
+    found: dict[str, Any] = {"SageMaker": [], "AutoTrainer": []}
+    lines = table.baseline_table([_result("sick", "a", baselines=found)])
+    assert lines[-1] == "Not installed, so not in this table: torchmortem."
+    assert not any(line.startswith("| torchmortem") for line in lines)
+
+
+def test_failures_stand_under_their_rule() -> None:
+    results = [
+        _result("sick", "a", findings=[_found("a"), _found("b")], verdict="b", brings=["b"]),
+        _result("healthy", findings=[_found("c")]),
+    ]
+    lines = failed.by_rule(results)
+    assert lines[lines.index("## a") + 1].startswith("VERDICT b for a")
+    assert lines[lines.index("## c") + 1].startswith("FALSE c")
 
 
 def test_the_command_trains_reports_and_resumes(capsys: Any, tmp_path: Any) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from . import nets, special
@@ -29,6 +33,9 @@ class Notes(pl.Callback):
         self.losses: list[float] = []
         self.held_losses: list[float] = []
         self.waited = self.worked = 0.0
+        self.weights: dict[int, dict[str, torch.Tensor]] = {}
+        self.keep: set[int] = set()
+        """Steps after which the weights are kept."""
         self._since = time.perf_counter()
 
     def on_train_batch_start(
@@ -43,6 +50,9 @@ class Notes(pl.Callback):
     ) -> None:
         if outputs is not None and "loss" in outputs:
             self.losses.append(float(outputs["loss"]))
+        if trainer.global_step in self.keep and trainer.global_step not in self.weights:
+            state = pl_module.state_dict().items()
+            self.weights[trainer.global_step] = {name: value.clone() for name, value in state}
         now = time.perf_counter()
         self.worked += now - self._since
         self._since = now
@@ -73,6 +83,18 @@ class Outcome:
     changed: set[str] = field(default_factory=set)
     """Names of parameters and buffers that differ from the start."""
     seconds: float = 0.0
+    weights: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """Of some steps on the way."""
+
+    @cached_property
+    def moments(self) -> list[Vitals]:
+        """What is true at the start, after an eighth, half-way, and at the end."""
+        between = []
+        for _, state in sorted(self.weights.items()):
+            learner, data = prepare(self.recipe)
+            learner.load_state_dict(state)
+            between.append(measure(learner, data))
+        return [self.start, *between, self.end]
 
     @property
     def first(self) -> float:
@@ -124,7 +146,17 @@ def train(recipe: Recipe, callbacks: Sequence[Any] = ()) -> Outcome:
     began, start = time.perf_counter(), measure(learner, data)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     notes = Notes()
-    fit(recipe, learner, data, [notes, *callbacks])
+    steps = recipe.steps * special.STEPS_OF.get(recipe.net, 1)
+    notes.keep = {steps // 8, steps // 2}
+    if recipe.resumes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "half.ckpt")
+            half = recipe.but(steps=recipe.steps // 2)
+            fit(half, learner, data, [notes]).save_checkpoint(path)
+            learner, data = prepare(recipe)
+            fit(recipe, learner, data, [notes, *callbacks], path)
+    else:
+        fit(recipe, learner, data, [notes, *callbacks])
     changed = {
         name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -132,20 +164,29 @@ def train(recipe: Recipe, callbacks: Sequence[Any] = ()) -> Outcome:
     return Outcome(
         recipe, notes.losses, notes.held_losses, start, measure(learner, data),
         data.outputs if data.kind == "classes" else 0,
-        notes.waited / whole, changed, time.perf_counter() - began,
+        notes.waited / whole, changed, time.perf_counter() - began, notes.weights,
     )  # fmt: skip
 
 
-def fit(recipe: Recipe, learner: Any, data: Data, callbacks: Sequence[Any]) -> None:
-    """Run the trainer."""
+def fit(
+    recipe: Recipe,
+    learner: Any,
+    data: Data,
+    callbacks: Sequence[Any],
+    checkpoint: Path | None = None,
+) -> pl.Trainer:
+    """Run the trainer, and return it."""
     first, held = loaders(recipe, data)
+    precision: dict[str, Any] = {"precision": recipe.precision}
+    if recipe.precision == "16-search":
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=50)
+        precision = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
     batches = recipe.steps * recipe.accumulate
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
         max_steps=recipe.steps * special.STEPS_OF.get(recipe.net, 1),
         max_epochs=-1,
-        precision=recipe.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip or None,
         val_check_interval=max(1, batches // 8) if held else None,
@@ -157,6 +198,8 @@ def fit(recipe: Recipe, learner: Any, data: Data, callbacks: Sequence[Any]) -> N
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=list(callbacks),
+        **precision,
     )
     torch.manual_seed(recipe.seed + 1)
-    trainer.fit(learner, first, held)
+    trainer.fit(learner, first, held, ckpt_path=checkpoint)
+    return trainer

@@ -153,6 +153,8 @@ def test_what_knowing_nothing_gives() -> None:
     assert _chance(classes(10)) == pytest.approx(math.log(10))
     assert _chance(_loss("binary_cross_entropy_with_logits")) == pytest.approx(math.log(2))
     assert _chance(_loss("mse_loss"), spread=3.0) == pytest.approx(9.0)
+    batches = _loss("mse_loss", input_shape=[16, 1])
+    assert _chance(batches, spread=3.0) == pytest.approx(9.0 * 16 / 15)
 
 
 def test_where_it_is_not_known() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.diverging_loss import DivergingLoss
-from rules.fit_stories import Curve, noisy
+from rules.fit_stories import Curve, classes, noisy
 from rules.stories import STEPS, flat, healthy_loss, lines, meta, run_of, story
 
 
@@ -47,7 +47,34 @@ def test_a_low_first_loss_by_luck_is_no_divergence() -> None:
 def test_a_jump_in_the_first_steps_needs_large_updates_or_a_large_factor() -> None:
     assert _found(lambda step: 1.0 if step == 0 else 5.0, _large) == "bad"
     assert _found(lambda step: 1.0 if step == 0 else 5.0) is None
-    assert _found(lambda step: 1.0 if step == 0 else 50.0) == "bad"
+    assert _found(lambda step: 1.0 if step == 0 else 50.0) == "suspect"
+    assert _found(lambda step: 1.0 if step == 0 else 50.0, _large) == "bad"
+
+
+def _known(loss: Curve, change: Any = None) -> str | None:
+    about = {**meta(), **classes(10)}
+    findings = DivergingLoss()(story(change, loss=loss, about=about))
+    return findings[0].severity if findings else None
+
+
+def _nearly_zero(level: float) -> Curve:
+    """Return the loss of fine-tuning whose first batch was known to the model."""
+    return lambda step: 0.001 if step == 0 else level * (1 - 0.7 * math.exp(-step / 60))
+
+
+@pytest.mark.parametrize("change", [None, _large])
+@pytest.mark.parametrize("level", [0.01, 0.1, 0.6])
+def test_fine_tuning_that_starts_near_zero_is_never_bad(level: float, change: Any) -> None:
+    """A multiple of next to nothing is little of what there is to lose, ln 10."""
+    assert _known(_nearly_zero(level), change) is None
+    assert _found(_nearly_zero(level)) != "bad"
+
+
+def test_fine_tuning_that_loses_what_the_model_knew_is_found() -> None:
+    """P1: catastrophic steps take it to chance, or beyond."""
+    assert _known(_nearly_zero(2.3)) == "suspect"
+    assert _known(_nearly_zero(20.0)) == "bad"
+    assert _known(lambda step: 2.3 + 0.1 * step) == "bad"
 
 
 def test_a_loss_on_its_way_back_is_left_alone() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from lightning_diag.finding import Finding
 from lightning_diag.rules.base import NotObserved
-from lightning_diag.rules.loss_oscillation import LossOscillation, detrended, opposite
-from rules.fit_stories import LONG, Curve, bouncing, noisy, rng, validated
+from lightning_diag.rules.loss_oscillation import LossOscillation, detrended, opposite, zigzag
+from rules.fit_stories import LONG, Curve, bouncing, classes, noisy, rng, validated
 from rules.stories import meta, story
 
 
@@ -70,6 +70,18 @@ def test_noise_that_came_with_large_updates_is_found() -> None:
     assert _found(_restless(0.6), _updates(0.004)) is None
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_few_samples_that_are_mostly_right_have_a_long_tail(seed: int) -> None:
+    """Batches of two, and long steps: the upper tenth is far away, the quartiles are not."""
+    draw = rng(seed)
+    tails = [draw.expovariate(1.0) ** 2 for _ in range(1700)]
+
+    def loss(step: int) -> float:
+        return 0.1 + 0.3 * tails[step] + 1.5 * math.exp(-step / 60)
+
+    assert _found(loss, _updates(0.02)) is None
+
+
 def test_validation_that_swings_is_a_witness() -> None:
     """No batch explains it."""
     noise = rng(3)
@@ -118,6 +130,83 @@ def test_a_short_run_is_not_judged() -> None:
 def test_players_of_a_game_are_not_judged() -> None:
     about = meta(optimizers=["Adam", "Adam"])
     assert LossOscillation()(story(loss=bouncing, steps=LONG, about=about)) == []
+
+
+# Slow waves -------------------------------------------------------------------------------------
+
+
+def _waves(size: float, since: int = 300, until: int = 2000) -> Curve:
+    """Return a loss that went down, and then rises and falls over hundreds of steps."""
+
+    def loss(step: int) -> float:
+        if since < step < until:
+            return 0.3 + size * (1 - math.cos((step - since) / 80)) / 2
+        return 0.3 + 2.0 * math.exp(-step / 40)
+
+    return noisy(loss, 0.05)
+
+
+def test_levels_that_rise_and_fall_and_rise_are_found() -> None:
+    """Too much momentum: the weights roll past the minimum and back."""
+    finding = _found(_waves(0.8))
+    assert finding is not None
+    assert "rises and falls in slow waves" in finding.message
+    assert finding.steps[0] >= 256
+
+
+@pytest.mark.parametrize(("size", "found"), [(0.35, True), (0.15, False)])
+def test_the_size_of_the_waves_decides(size: float, found: bool) -> None:
+    """A tenth of the first loss, which is 2.3."""
+    assert (_found(_waves(size)) is not None) is found
+
+
+def test_one_rise_is_an_accident() -> None:
+    assert _found(_waves(0.8, until=700)) is None
+
+
+def test_waves_that_passed_are_over() -> None:
+    assert _found(_waves(0.8, since=100, until=950)) is None
+
+
+def test_rises_after_the_learning_rate_rose_are_restarts() -> None:
+    def change(step: int, values: Any) -> None:
+        values["lr/value"] = {"SGD/group0": 0.1 if step % 500 < 250 else 0.01}
+
+    assert _found(_waves(0.8), change) is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_single_samples_make_no_waves(seed: int) -> None:
+    loss = noisy(lambda step: 0.2 + math.exp(-step / 100), 1.0, skew=True, seed=seed)
+    assert _found(loss) is None
+
+
+def test_turns_are_those_of_a_size() -> None:
+    assert zigzag([2.0, 1.0, 1.9, 1.0, 3.0], least=1.0) == [3, 4]
+    assert zigzag([2.0, 1.0, 2.1, 1.0, 3.0], least=1.0) == [1, 2, 3, 4]
+    assert zigzag([1.0], least=1.0) == [0]
+
+
+# Swings -----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_came_down_and_went_up_again_is_not_falling() -> None:
+    """Its newest quarter is lower than the one before, and higher than the two before that."""
+
+    def loss(step: int) -> float:
+        return bouncing(step) + (1.5 if 800 <= step < 1200 else 0.6 if step >= 1200 else 0.0)
+
+    assert _found(loss) is not None
+
+
+def test_a_first_loss_that_was_low_by_luck_is_no_scale() -> None:
+    """Fine-tuning: swings of a hundredth of chance are what batches differ by."""
+
+    def loss(step: int) -> float:
+        return 0.02 + (0.01 if step % 2 else -0.01)
+
+    assert _found(loss) is not None
+    assert LossOscillation()(story(loss=loss, steps=LONG, about={**meta(), **classes(10)})) == []
 
 
 def test_a_line_is_taken_off() -> None:

@@ -139,6 +139,17 @@ def test_a_second_term_hides_the_chance_level() -> None:
     assert _found(lambda step: 12.0 - 3 * min(1, step / 100), about=about) == 0
 
 
+@pytest.mark.parametrize(("level", "found"), [(2.32, True), (2.25, False)])
+def test_a_fall_towards_chance_is_no_learning(level: float, found: bool) -> None:
+    """Above ln 10 = 2.303 the model forgets what it was wrongly sure of; below it, it learns."""
+
+    def loss(step: int) -> float:
+        return level + 0.25 * (1 - step / 399)
+
+    history = story(loss=loss, about={**meta(), **classes(10)})
+    assert bool(LossPlateau()(history)) is found
+
+
 @pytest.mark.parametrize("settings", [{"near": 2}, {"gain": -1}, {"share": 2}, {"patience": 16}])
 def test_thresholds_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):

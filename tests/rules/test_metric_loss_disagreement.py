@@ -10,7 +10,7 @@ import pytest
 from lightning_diag.finding import Finding
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.metric_loss_disagreement import MetricLossDisagreement
-from rules.fit_stories import Curve, learning, noisy, validated
+from rules.fit_stories import Curve, classes, learning, noisy, validated
 from rules.stories import story
 
 
@@ -101,11 +101,79 @@ def test_what_cannot_be_judged() -> None:
     assert isinstance(MetricLossDisagreement().check(story()), NotObserved)
     alone = validated({"val_loss": learning}, modes={"val_loss": "min"})
     assert isinstance(MetricLossDisagreement().check(alone), NotObserved)
-    few = validated({"val_loss": learning, "val_x": _falling}, modes={"val_x": "max"}, every=90)
+    few = validated({"val_loss": learning, "val_x": _falling}, modes={"val_x": "max"}, every=110)
     assert isinstance(MetricLossDisagreement().check(few), NotObserved)
 
 
-@pytest.mark.parametrize("settings", [{"share": 2}, {"worse": -1}, {"validations": 5}])
+# Too low ----------------------------------------------------------------------------------------
+
+
+def _accuracy(
+    value: Curve, name: str = "val_acc", loss: Curve = learning, **about: Any
+) -> Finding | None:
+    more = {**classes(10), **about}
+    metrics = {"val_loss": loss, name: value}
+    history = validated(metrics, modes={name: "max"}, every=50, more=more)
+    findings = MetricLossDisagreement()(history)
+    return findings[0] if findings else None
+
+
+def test_an_accuracy_at_chance_while_the_loss_goes_to_zero_is_found() -> None:
+    """Worked out against the wrong targets: it neither falls nor rises."""
+    finding = _accuracy(lambda s: 0.1 + 0.01 * math.sin(s))
+    assert finding is not None
+    assert finding.severity == "suspect"
+    assert "says that about 96% or more of the predictions are right" in finding.message
+    assert finding.evidence.value == pytest.approx(math.exp(-learning(299)) - 0.1, abs=0.02)
+
+
+def test_the_accuracy_that_a_loss_promises_is_no_finding() -> None:
+    """A model whose probabilities are true is right in exp(-loss) or more."""
+    assert _accuracy(lambda s: math.exp(-learning(s))) is None
+    assert _accuracy(lambda s: 0.75) is None
+
+
+def test_an_accuracy_that_rises_is_only_late() -> None:
+    assert _accuracy(lambda s: s / 700) is None
+
+
+def test_a_loss_that_promises_nothing_allows_any_accuracy() -> None:
+    assert _accuracy(lambda s: 0.1, loss=lambda s: 2.0) is None
+
+
+@pytest.mark.parametrize("name", ["val_x", "val_f1", "val_macro_acc", "mAcc", "val_seq_accuracy"])
+def test_other_metrics_are_averages_of_their_own(name: str) -> None:
+    assert _accuracy(lambda s: 0.1, name) is None
+
+
+def test_a_loss_that_is_weighted_or_of_many_answers_promises_nothing() -> None:
+    known = {"function": "cross_entropy", "reduction": "mean", "classes": 10, "weighted": True}
+    assert _accuracy(lambda s: 0.1, losses={"cross_entropy#0": known}) is None
+    known = {"function": "binary_cross_entropy_with_logits", "reduction": "mean"}
+    for shape, found in [([8], True), ([8, 1], True), ([8, 20], False)]:
+        about: dict[str, Any] = {"losses": {"bce#0": {**known, "input_shape": shape}}}
+        assert (_accuracy(lambda s: 0.5, **about) is not None) is found
+
+
+def test_a_validation_loss_in_another_unit_promises_nothing() -> None:
+    assert _accuracy(lambda s: 0.1, loss=lambda s: learning(s) / 10) is None
+
+
+def test_a_class_that_most_samples_are_of_makes_the_loss_small() -> None:
+    """An accuracy averaged over classes stays at chance while only that class is told."""
+
+    def change(step: int, values: Any) -> None:
+        values["class/majority_share"] = {"cross_entropy#0": 0.95}
+
+    metrics = {"val_loss": learning, "val_acc": lambda s: 0.1}
+    options: dict[str, Any] = {"modes": {"val_acc": "max"}, "every": 50, "more": classes(10)}
+    assert MetricLossDisagreement()(validated(metrics, **options))
+    assert not MetricLossDisagreement()(validated(metrics, change=change, **options))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"apart": 2}, {"share": 2}, {"worse": -1}, {"validations": 5}]
+)
 def test_thresholds_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         MetricLossDisagreement(**settings)

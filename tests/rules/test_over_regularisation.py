@@ -42,7 +42,35 @@ def test_decay_that_outweighs_the_data_is_found() -> None:
 @pytest.mark.parametrize(("share", "found"), [(0.026, True), (0.024, False)])
 def test_the_pull_decides(share: float, found: bool) -> None:
     """The learning rate is 0.1, weights move by 0.005 of their size."""
-    assert (_decay(share) is not None) is found
+    assert (_decay(share, loss=lambda s: 1.0 + 1.3 * math.exp(-s / 30)) is not None) is found
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.0026, True), (0.0024, False)])
+def test_weights_that_are_nearly_gone_need_a_tenth_of_the_pull(share: float, found: bool) -> None:
+    """They are down to a fifth, and the loss is above half of the first."""
+    finding = _decay(share)
+    assert (finding is not None) is found
+    if finding:
+        assert "(threshold 0.05)" in finding.message
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.11, True), (0.09, False)])
+def test_adam_divides_decay_by_the_size_of_the_gradient(share: float, found: bool) -> None:
+    """TheDeepChecker: the gradient of the penalty is twice that of the data."""
+
+    def change(step: int, values: Any) -> None:
+        decaying(step, values)
+        values["gradient/norm"] = dict.fromkeys(values["gradient/norm"], 0.05)
+
+    def loss(step: int) -> float:
+        return 1.0 + 1.3 * math.exp(-step / 30)
+
+    groups = [{"weight_decay": share, "decoupled_weight_decay": False}]
+    about = {**meta(), "optimizers": [{"class": "Adam", "groups": groups}]}
+    findings = OverRegularisation()(story(change, loss=loss, about=about))
+    assert bool(findings) is found
+    if findings:
+        assert "its gradient was at least 2" in findings[0].message
 
 
 def test_weights_that_did_not_shrink_are_not_held_back() -> None:
@@ -105,6 +133,41 @@ def test_validation_that_still_improves_is_not_judged_yet() -> None:
     assert _dropout(lambda s: 3.0 - s / 600, lambda s: 2.3 - s / 600) is None
 
 
+def test_validation_that_hardly_improves_any_more_is_found() -> None:
+    """After as long again at this pace it is still far above half of chance."""
+    assert _dropout(lambda s: 2.4 - s / 3000, lambda s: 1.9 - s / 3000) is not None
+    assert _dropout(lambda s: 1.7 - s / 3000, lambda s: 1.28 - s / 3000) is None
+
+
+def test_training_losses_before_a_validation_were_higher_as_they_fell() -> None:
+    """The mean of the steps before is behind by half of what the loss falls in them."""
+
+    def loss(step: int) -> float:
+        return 2.3 - step / 1900
+
+    history = validated({"val_loss": loss}, loss=loss, every=80, more=classes(10))
+    assert OverRegularisation(below=0.005)(history) == []
+
+
+def test_a_model_that_did_learn_is_not_kept_from_it() -> None:
+    """Validation was low, and rose again: that is instability."""
+
+    def validation(step: int) -> float:
+        return 0.5 if step < 60 else 2.0
+
+    assert _dropout(lambda s: 2.4, validation) is None
+    assert _dropout(lambda s: 2.4, lambda s: 2.0) is not None
+
+
+def test_batch_norm_over_few_samples_makes_noise_of_its_own() -> None:
+    for size, found in [(2.0, False), (32.0, True)]:
+
+        def change(step: int, values: Any, size: float = size) -> None:
+            values["batch_norm/batch_size"] = {"net.1/batch_norm#0": size}
+
+        assert bool(_dropout(lambda s: 2.5, lambda s: 2.1, change=change)) is found
+
+
 def test_sets_that_differ_are_no_dropout_where_the_loss_function_is_not_known() -> None:
     """Squared errors of a few hundred samples differ by 7 % from set to set."""
     train = noisy(lambda s: 1.0, 0.2)
@@ -126,7 +189,15 @@ def test_a_healthy_run_with_the_usual_decay_is_healthy() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"pull": -1}, {"shrunk": 2}, {"high": 2}, {"below": 2}, {"dull": 2}, {"patience": 1}],
+    [
+        {"pull": -1},
+        {"shrunk": 2},
+        {"high": 2},
+        {"below": 2},
+        {"dull": 2},
+        {"outweighs": -1},
+        {"patience": 1},
+    ],
 )
 def test_thresholds_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -37,12 +37,54 @@ def test_a_model_that_could_learn_all_by_heart_is_suspect() -> None:
     finding = _found(_settled(1.5), train_samples=1000)
     assert finding is not None
     assert finding.severity == "suspect"
-    assert "6,144 weights for 1,000 samples" in finding.message
+    assert "6,144 weights for 1,000 targets" in finding.message
 
 
-@pytest.mark.parametrize(("level", "found"), [(1.25, True), (1.05, False)])
-def test_half_of_what_knowing_nothing_gives_decides(level: float, found: bool) -> None:
-    assert (_found(_settled(level)) is not None) is found
+@pytest.mark.parametrize(
+    ("level", "severity"), [(1.25, "suspect"), (1.05, "note"), (0.75, "note"), (0.6, None)]
+)
+def test_shares_of_what_knowing_nothing_gives_decide(level: float, severity: str | None) -> None:
+    """Half of ln 10, and three tenths of it."""
+    finding = _found(_settled(level), train_samples=1000)
+    assert (finding.severity if finding else None) == severity
+
+
+def test_a_loss_that_hardly_falls_is_a_note_and_no_more() -> None:
+    def slow(step: int) -> float:
+        return 1.7 + 0.6 * math.exp(-step / 200) - step / 4_500
+
+    finding = _found(noisy(slow, 0.03), train_samples=1000)
+    assert finding is not None
+    assert finding.severity == "note"
+
+
+def test_a_loss_that_will_be_low_before_long_is_nothing() -> None:
+    """Of what it lost in the newest quarter, twice as much again takes it below the threshold."""
+    assert _found(noisy(lambda step: 0.72 + 0.8 * math.exp(-step / 700), 0.03)) is None
+
+
+def test_samples_that_were_not_seen_twice_are_not_learned_yet() -> None:
+    known = {"function": "cross_entropy", "reduction": "mean", "classes": 10}
+    losses = {"cross_entropy#0": {**known, "input_shape": [32, 10]}}
+    for samples, found in [(1600 * 32 // 3, True), (1600 * 32, False)]:
+        finding = _found(_settled(1.5), losses=losses, train_samples=samples)
+        assert (finding is not None) is found
+
+
+def test_a_sample_with_many_targets_is_as_many_to_learn() -> None:
+    known = {"function": "cross_entropy", "reduction": "mean", "classes": 10}
+    for shape, severity in [([32], "suspect"), ([32, 6], "suspect"), ([32, 7], "note")]:
+        losses = {"cross_entropy#0": {**known, "target_shape": shape}}
+        finding = _found(_settled(1.5), losses=losses, train_samples=1000)
+        assert finding is not None
+        assert finding.severity == severity
+
+
+def test_few_validation_samples_may_differ_by_some_per_cent() -> None:
+    options: dict[str, Any] = {"loss": _settled(1.2), "steps": LONG, "more": classes(10)}
+    near = validated({"val_loss": lambda step: 1.5}, **options)
+    far = validated({"val_loss": lambda step: 1.6}, **options)
+    assert [bool(Underfitting()(history)) for history in (near, far)] == [True, False]
 
 
 def test_a_loss_that_still_falls_is_nothing() -> None:
@@ -96,7 +138,9 @@ def test_a_short_run_or_one_with_a_single_validation_is_not_judged() -> None:
     assert isinstance(Underfitting().check(rare), NotObserved)
 
 
-@pytest.mark.parametrize("settings", [{"high": 2}, {"high": 0.96}, {"learnt": 2}, {"patience": 64}])
+@pytest.mark.parametrize(
+    "settings", [{"high": 2}, {"high": 0.96}, {"higher": 0.2}, {"learnt": 2}, {"patience": 64}]
+)
 def test_thresholds_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Underfitting(**settings)

@@ -162,6 +162,7 @@ def test_a_window_skips_records_without_the_metric() -> None:
 def test_an_empty_list_is_observed_and_a_missing_one_is_not() -> None:
     history = sample()
     assert history.lists("dead_relu/units", "relu") == [(3, [1.0, 7.0])]
+    assert history.lists("dead_relu/units", "relu", 0) == []
     assert history.lists("dead_relu/units", "quiet") == [(3, [])]
     assert history.lists("dead_relu/units", "unknown") == []
     assert history.lists("gradient/norm", "a") == []

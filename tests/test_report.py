@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,6 +119,57 @@ def test_a_cause_that_has_passed_counts_as_much_as_what_is_left_of_it() -> None:
     assert verdict.sentence == (
         "Worth a look: learning-rate-too-high from step 60 to 400, which explains dead-relu."
     )
+
+
+def test_a_cause_counts_as_much_as_the_worst_that_follows_from_it() -> None:
+    """A scale of the inputs is worth a look, and the units that it killed are the end."""
+    findings = [
+        make_finding("dead-relu", severity="bad", caused_by="unnormalised-input"),
+        make_finding("unnormalised-input", severity="suspect"),
+        make_finding("missing-gradient", severity="suspect"),
+    ]
+    verdict = judge(findings, make_run())
+    assert verdict.tone == "bad"
+    assert verdict.sentence.startswith("Training is broken: unnormalised-input since step 60")
+    assert [cause.finding.code for cause in verdict.causes] == [
+        "unnormalised-input",
+        "missing-gradient",
+    ]
+
+
+def test_a_cause_that_was_noticed_after_its_consequences_is_said_to_be_seen_from_then_on() -> None:
+    decay = replace(make_finding("over-regularisation"), steps=(227, 400))
+    plateau = make_finding("loss-plateau", caused_by="over-regularisation")
+    assert "over-regularisation, seen from step 227 on, which explains loss-plateau" in (
+        judge([decay, plateau], make_run()).sentence
+    )
+
+
+def test_a_chain_is_told_in_its_order_also_when_a_part_of_it_has_passed() -> None:
+    findings = [
+        make_finding("unnormalised-input"),
+        make_finding("loss-plateau", caused_by="constant-prediction"),
+        make_finding("constant-prediction", caused_by="missing-gradient", until=300),
+        make_finding("missing-gradient", caused_by="unnormalised-input", until=300),
+    ]
+    (cause,) = fold(findings)
+    assert [found.code for found in cause.consequences] == [
+        "missing-gradient",
+        "constant-prediction",
+        "loss-plateau",
+    ]
+
+
+def test_each_consequence_links_to_what_it_follows_from() -> None:
+    findings = [
+        make_finding("unnormalised-input"),
+        make_finding("missing-gradient", caused_by="unnormalised-input"),
+        make_finding("constant-prediction", caused_by="missing-gradient"),
+    ]
+    text = render(page(make_run(), findings))
+    for number, code in ((1, "unnormalised-input"), (2, "missing-gradient")):
+        badge = rf'<a class="badge \w+" href="#finding-{number}"[^>]*>{number}</a>'
+        assert re.search(rf"<dt>Caused by</dt><dd>\s*{badge}\s*{code}", text)
 
 
 # --- the terminal ---

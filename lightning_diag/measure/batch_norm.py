@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, placed
-from lightning_diag.measure.moments import Scalar, wide
+from lightning_diag.measure.moments import Scalar, plain
 
 
 class Update(NamedTuple):
@@ -96,13 +96,12 @@ def statistics_gap(update: Update) -> tuple[Scalar, Scalar]:
     Shape:
         ``(channels,)`` -> two scalars.
     """
-    dtype = wide(update.mean[0].device)
-    old_mean, new_mean, old, new = (x.to(dtype) for x in (*update.mean, *update.variance))
-    scale = old + update.eps
-    gap = ((new_mean - old_mean) / update.factor).square_().div_(scale).mean()
-    change = (new - old) / update.factor
+    old_mean, new_mean, old, new = (plain(x) for x in (*update.mean, *update.variance))
+    factor, channels, scale = update.factor, old.numel(), old + update.eps
+    gap = (new_mean - old_mean).square_().div_(scale).sum()
+    change = (new - old).div_(factor).add_(scale)
     # rounding may leave a channel that is constant with a variance just below 0
-    log_ratio = (old + change).clamp_(min=0).add_(update.eps).div_(scale).log_().mean()
+    log_ratio = change.clamp_(min=update.eps).div_(scale).log_().sum()
     if old.device.type == "cpu":
-        return gap.item(), log_ratio.item()
-    return gap, log_ratio
+        return gap.item() / float(factor) ** 2 / channels, log_ratio.item() / channels
+    return gap / factor**2 / channels, log_ratio / channels

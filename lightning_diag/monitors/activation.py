@@ -13,6 +13,7 @@ from lightning_diag.measure.activation import (
 )
 from lightning_diag.measure.base import CallMeasure
 from lightning_diag.measure.histogram import HistogramMeasure
+from lightning_diag.measure.samples import SampleSpreadMeasure
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, extreme, summarised
 from lightning_diag.probe.eager import CompiledModels
@@ -21,6 +22,9 @@ from lightning_diag.probe.run import Run
 Span = tuple[float, float]
 _HISTOGRAM_EVERY = 8
 """Our choice: a histogram costs about as much as all other statistics of a call together."""
+_FIRST_LOOKS = 4
+_SPREAD_EVERY = 16
+"""Our choice: a signal is lost from the start, or slowly; the first four looks are all taken."""
 
 
 class ActivationMonitor(Monitor):
@@ -50,7 +54,8 @@ class ActivationMonitor(Monitor):
 
     Cost:
         Five passes over the output of each activation function, two over that of each layer, one
-        to two over the inputs of saturating functions, on a watched step.
+        to two over the inputs of saturating functions, on a watched step; on one in sixteen of
+        them one over 32 features of at most 256 samples.
 
     Example:
         >>> ActivationMonitor(bins=16).bins
@@ -77,7 +82,12 @@ class ActivationMonitor(Monitor):
             message = f"`bins` must be at least 2 bins of a histogram, got {bins}."
             raise ValueError(message)
         self.bins = bins
-        self._measures = (OutputMeasure(), SaturationMeasure(), VarianceGainMeasure())
+        self._measures = (
+            OutputMeasure(),
+            SaturationMeasure(),
+            VarianceGainMeasure(),
+            SampleSpreadMeasure(self._spread_is_due),
+        )
         self._ranges: dict[str, Span] = {}
         self._spans: dict[str, Span] = {}
         self._taken: deque[dict[str, Span]] = deque()
@@ -95,6 +105,9 @@ class ActivationMonitor(Monitor):
     def call_measures(self) -> Sequence[CallMeasure]:
         """See `Observer.call_measures`."""
         return (*self._measures, HistogramMeasure(self.bins, self._range_of))
+
+    def _spread_is_due(self) -> bool:
+        return self._looks < _FIRST_LOOKS or self._looks % _SPREAD_EVERY == 0
 
     def _range_of(self, place: str) -> Span | None:
         return self._spans.get(place)

@@ -16,7 +16,8 @@ from lightning_diag.probe.places import trained_modules
 from lightning_diag.probe.run import Run
 
 _EVERY = 8
-"""Our choice: running statistics change slowly. The first looks are left out: there they are still
+"""Our choice: steps from one look to the next, at least: running statistics change slowly, and so
+looking costs the same share of the time however many steps are watched. At first they are still
 those of the start."""
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -25,9 +26,9 @@ class BatchNormMonitor(Monitor):
     """Log how far batch statistics are from the running ones that evaluation uses (W14).
 
     Looks at the calls of ``nn.BatchNorm1d`` to ``3d`` that train and keep running statistics, on
-    every eighth watched step. Batches of several ranks count each on its own, as the layer sees
-    them; a synchronised layer over several ranks does not call the function that is watched, and
-    is not observed.
+    watched steps that are eight steps apart or more. Batches of several ranks count each on its
+    own, as the layer sees them; a synchronised layer over several ranks does not call the function
+    that is watched, and is not observed.
 
     Args:
         every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
@@ -40,8 +41,8 @@ class BatchNormMonitor(Monitor):
         Nothing to loggers. The history gets every call, see docs/architecture.md.
 
     Cost:
-        A dozen operations on the statistics of each layer, none on its input, on every eighth
-        watched step.
+        A dozen operations on the statistics of each layer, none on its input, on one step in
+        eight at most.
 
     Example:
         >>> BatchNormMonitor(every_n_steps=10).every_n_steps
@@ -68,7 +69,9 @@ class BatchNormMonitor(Monitor):
         )
         self._layers: dict[str, _BatchNorm] = {}
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
-        self._looks = 0
+        self._run: Run | None = None
+        self._next = _EVERY - 1
+        self._looked_at: int | None = None
         self._measure = BatchNormMeasure(self._remember, self._recall)
 
     def prepare(self, run: Run) -> None:
@@ -80,14 +83,23 @@ class BatchNormMonitor(Monitor):
             if isinstance(module, _BatchNorm) and id(module) in paths
         }
         self._before = {}
+        self._run, self._looked_at = run, None
 
     def call_measures(self) -> Sequence[CallMeasure]:
         """See `Observer.call_measures`."""
         return (self._measure,)
 
+    def _is_due(self) -> bool:
+        """Return whether this step is to be looked at; the same for all its micro-batches."""
+        step = 0 if self._run is None else self._run.step
+        if step < self._next:
+            return False
+        self._looked_at = step
+        return True
+
     def _remember(self, place: str) -> None:
         layer = self._layers.get(place.rpartition("/")[0])
-        if self._looks % _EVERY != _EVERY - 1 or layer is None or not layer.training:
+        if layer is None or not layer.training or not self._is_due():
             return
         mean, variance = layer.running_mean, layer.running_var
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
@@ -110,7 +122,8 @@ class BatchNormMonitor(Monitor):
 
     def collect(self, tally: Tally) -> None:
         """See `Observer.collect`."""
-        self._looks += 1
+        if self._looked_at is not None:
+            self._next, self._looked_at = self._looked_at + _EVERY, None
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
@@ -118,12 +131,12 @@ class BatchNormMonitor(Monitor):
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
-        return {"looks": self._looks}
+        return {"next": self._next}
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """See `Observer.load_observer_state`."""
-        self._looks = int(state.get("looks", 0))
+        self._next = int(state.get("next", _EVERY - 1))
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the layers behind."""
-        return {**super().__getstate__(), "_layers": {}, "_before": {}}
+        """Leave layers and trainer behind."""
+        return {**super().__getstate__(), "_layers": {}, "_before": {}, "_run": None}

@@ -16,7 +16,7 @@ from lightning_diag.monitors.base import Digest, Monitor, summarised
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.run import OptimizerStep, Run
 
-_WEIGHTS = 16
+_WEIGHTS = 8
 """Our choice: weight tensors that are sampled, evenly spread, since each costs a call."""
 _PAIRS = 16
 """Our choice: cosines behind a noise scale; their mean is then off by a quarter of their spread."""
@@ -33,8 +33,8 @@ class GradientNoiseMonitor(Monitor):
     """Log how far gradients of neighbouring watched steps agree, and the noise scale (W15).
 
     Two batches drawn on their own give gradients whose common part is the true gradient, and whose
-    difference is noise; so nothing is computed twice. The comparison is made on at most 65,536
-    coordinates of at most 16 weights, the same ones each time. Between two looks the weights move,
+    difference is noise; so nothing is computed twice. The comparison is made on at most 16,384
+    coordinates of at most 8 weights, the same ones each time. Between two looks the weights move,
     which makes the noise scale look larger; looks more than 64 steps apart are not compared.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lightning_diag.finding import Finding
+from lightning_diag.finding import Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.report import coverage
 from lightning_diag.report.heat import HeatMap, heat_maps
@@ -41,6 +41,8 @@ class Page:
     """The verdict and the folded findings."""
     numbers: Mapping[str, int]
     """Number of each finding on the page, by code."""
+    tones: Mapping[str, Severity]
+    """Severity of each, by code."""
     facts: tuple[tuple[str, str], ...]
     """What kind of run it was."""
     loss: LossChart | None
@@ -64,6 +66,7 @@ def page(history: History, findings: Iterable[Finding]) -> Page:
     return Page(
         verdict=verdict,
         numbers={finding.code: i for i, finding in enumerate(shown, start=1)},
+        tones={finding.code: finding.severity for finding in shown},
         facts=tuple(_facts(history)),
         loss=loss_chart(history, shown),
         maps=tuple(heat_maps(history, shown)),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_diag.finding import SEVERITIES, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.report.words import SIGNS, Tone, count, listing
+from lightning_diag.rules.relations import ORIGINS
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,8 @@ class Cause:
 
     @property
     def severity(self) -> Severity | None:
-        """Its severity or, once it has passed, the worst of what is left; None when all has."""
+        """The worst of what is left of it and of what follows from it; None when all has passed."""
         left = [found for found in (self.finding, *self.consequences) if found.until is None]
-        if self.finding in left:
-            return self.finding.severity
         return min((found.severity for found in left), key=SEVERITIES.index, default=None)
 
 
@@ -62,16 +61,18 @@ def judge(findings: Iterable[Finding], history: History) -> Verdict:
 def fold(findings: Iterable[Finding]) -> tuple[Cause, ...]:
     """Group findings under their causes, the most severe cause first."""
     known = {finding.code: finding for finding in findings}
-    roots = {code: _root(code, known) for code in known}
-    causes = [
-        Cause(
-            known[root],
-            tuple(known[code] for code in known if roots[code] == root and code != root),
-        )
-        for root in known
-        if roots[root] == root
-    ]
+    roots = [code for code in known if _root(code, known) == code]
+    causes = [Cause(known[root], tuple(_below(root, known, {root}))) for root in roots]
     return tuple(sorted(causes, key=_rank))
+
+
+def _below(code: str, known: Mapping[str, Finding], told: set[str]) -> Iterator[Finding]:
+    """Yield what follows from a finding, each thing before what follows from that in turn."""
+    for found in known.values():
+        if found.caused_by == code and found.code not in told:
+            told.add(found.code)
+            yield found
+            yield from _below(found.code, known, told)
 
 
 def _rank(cause: Cause) -> int:
@@ -94,6 +95,9 @@ def _explain(causes: Sequence[Cause]) -> str:
     first = causes[0]
     begin, end = first.finding.steps
     text = f"{first.finding.code} since step {begin:,}"
+    earlier = any(found.steps[0] < begin for found in first.consequences)
+    if earlier and first.finding.code in ORIGINS:
+        text = f"{first.finding.code}, seen from step {begin:,} on"
     if first.finding.until is not None:
         text = f"{first.finding.code} from step {begin:,} to {end:,}"
     if first.consequences:

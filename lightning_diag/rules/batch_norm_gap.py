@@ -9,10 +9,12 @@ from typing import ClassVar, NamedTuple
 from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.reading import is_stuck, listing, read_loss, shown
+from lightning_diag.rules.reading import centre, is_stuck, listing, read_loss, shown
 
 _SHRINKS = 0.8
-"""A gap that falls below this share of itself from one look to the next is closing."""
+"""A gap that falls below this share of itself from the first look to the last is closing."""
+_SCATTER = 0.5
+"""Distance of the means of tiny batches from the running one that counts (our choice)."""
 
 
 class _Gap(NamedTuple):
@@ -21,6 +23,8 @@ class _Gap(NamedTuple):
     """How many times the threshold; 1 or more."""
     value: float
     threshold: float
+    looks: int
+    """How many it rests on."""
     text: str
 
 
@@ -30,14 +34,17 @@ class BatchNormGap(Rule):
 
     What it sees:
         At each call of a batch norm layer that trains, the mean and the variance of the batch
-        against the running ones, in the newest `records` looks (each eighth watched step). A call
-        counts if the variances differ by a factor of `ratio`, beyond what so few samples explain,
-        or if the means are `gap` running standard deviations apart and half as much again as
-        batches of that size scatter, in each of those looks and without closing. So does one
-        whose batches have `samples` samples or fewer, and scatter by half a standard deviation.
-        The first `patience` steps, in which running statistics settle, are left out. `bad` if the
-        validation loss is also `validation` times the training loss, and at least half of the
-        first one, or if batches are tiny and the loss stands still; else `suspect`.
+        against the running ones, at watched steps eight or more apart. A call counts if, in the
+        newest `records` looks, the variances differ by a factor of `ratio`, beyond what so few
+        samples explain, or the means are `gap` running standard deviations apart and half as much
+        again as batches of that size scatter, without closing; there the first `patience` steps, in
+        which running statistics settle, are left out. It also counts if variances differ by a
+        factor of `lasting` in each of the newest `lasting_records` looks, from half of `patience`
+        on, without closing from the first of them to the last; and if its batches have `samples`
+        samples or fewer, whose means scatter by half a standard deviation in the median of these
+        looks. `bad` if the validation loss is also `validation` times the training loss, and at
+        least half of the first one, or if batches are tiny and the loss stands still; else
+        `suspect`.
 
     Why it matters:
         Training uses the statistics of the batch, evaluation the running ones. Where they differ
@@ -67,8 +74,14 @@ class BatchNormGap(Rule):
     """Samples of a batch that are too few, at least 1: after batch norm two samples of a linear
     layer are 1 and -1, whatever they were (our choice)."""
     records: int = 2
-    """Looks in a row that must agree, at least 1. Our choice: they are eight watched steps apart,
+    """Looks in a row that must agree, at least 1. Our choice: they are eight steps apart or more,
     and each rests on all channels."""
+    lasting: float = 1.75
+    """Factor between the variances that counts if it lasts, above 1. Our choice: it moves outputs
+    by a third; once statistics have settled, single looks of healthy runs kept below 1.3."""
+    lasting_records: int = 8
+    """Looks that it must last for, at least 2. Our choice: 56 steps or more, over which statistics
+    with a momentum of 0.01 make up for 43 % of what they lack."""
     patience: int = 200
     """Steps that are left out, at least 1. Our choice: a momentum of 0.01, a tenth of the usual,
     has taken over 87 % of the true statistics by then."""
@@ -77,57 +90,92 @@ class BatchNormGap(Rule):
     for a loss that has diverged (W12)."""
 
     def __post_init__(self) -> None:
-        self._require("ratio", "validation", least=1.0)
+        self._require("ratio", "lasting", "validation", least=1.0)
+        self._require_order("lasting", "ratio")
         self._require("gap", least=0.0)
         self._require("samples", "records", "patience", least=1)
+        self._require("lasting_records", least=2, unit="looks")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
         begin = history.steps[0] + self.patience if history.steps[0] > 0 else self.patience
-        window = history.window("batch_norm/mean_gap", self.records)
-        if len(window) < self.records or window[0][0] < begin:
+        looks = history.window("batch_norm/mean_gap", max(self.records, self.lasting_records))
+        looks = [look for look in looks if look[0] >= begin - self.patience // 2]
+        is_settled = len(looks) >= self.records and looks[-self.records][0] >= begin
+        if not is_settled and len(looks) < self.lasting_records:
             return self.not_observed(
                 f"batch norm was not looked at {self.records} times after step {begin:,}"
             )
-        gaps = [found for place in window[-1][1] if (found := self._gap(history, place))]
+        gaps = [
+            found
+            for place in self._suspects(history)
+            if (found := self._gap(history, place, len(looks), is_settled=is_settled))
+        ]
         if not gaps:
             return []
         gaps.sort(key=lambda found: -found.excess)
-        return [self._found(history, gaps, (window[0][0], window[-1][0]))]
+        return [self._found(history, gaps, looks)]
 
-    def _gap(self, history: History, place: str) -> _Gap | None:
-        distances = [s.get(place) for _, s in history.window("batch_norm/mean_gap", self.records)]
-        ratios = [
-            s.get(place) for _, s in history.window("batch_norm/variance_ratio", self.records)
+    def _suspects(self, history: History) -> list[str]:
+        """Return the calls whose newest numbers do not rule a gap out."""
+        size = history.last("batch_norm/batch_size")
+        gap = history.last("batch_norm/mean_gap")
+        return [
+            place
+            for place, ratio in history.last("batch_norm/variance_ratio").items()
+            if not 1 / self.lasting <= ratio <= self.lasting
+            or not gap.get(place, 0.0) < self.gap
+            or size.get(place, 0.0) <= self.samples
         ]
+
+    def _gap(self, history: History, place: str, looks: int, *, is_settled: bool) -> _Gap | None:
+        distances = [s.get(place) for _, s in history.window("batch_norm/mean_gap", looks)]
+        ratios = [s.get(place) for _, s in history.window("batch_norm/variance_ratio", looks)]
         size = history.last("batch_norm/batch_size").get(place, 2.0)
         known = [d for d in distances if d is not None]
         logs = [math.log(r) for r in ratios if r is not None and r > 0]
-        if len(known) < self.records or len(logs) < self.records:
-            return None
-        if size <= self.samples and min(known) >= 0.5:
-            text = f"rests on {size:.0f} samples a batch, whose means scatter by {shown(known[-1])}"
-            return _Gap(place, min(known) / 0.5, known[-1], 0.5, f"{text} (threshold 0.5)")
-        low, high = -math.log(self.ratio) + _few(size), math.log(self.ratio)
-        if (max(logs) < low or min(logs) > high) and not _closes([abs(v) for v in logs]):
-            value = math.exp(logs[-1])
-            limit = math.exp(low if logs[-1] < 0 else high)
-            text = (
-                f"has seen batches with {shown(value)} times the running variance (threshold "
-                f"{shown(limit)})"
-            )
-            return _Gap(place, math.exp(min(abs(v) for v in logs)) / self.ratio, value, limit, text)
-        least = max(self.gap, 1.5 / math.sqrt(size))
-        if min(known) >= least and not _closes(known):
-            text = (
-                f"has seen batches whose mean is {shown(known[-1])} running standard deviations "
-                f"off (threshold {shown(least)})"
-            )
-            return _Gap(place, min(known) / least, known[-1], least, text)
-        return None
+        scatter = centre(known)
+        if size <= self.samples and scatter >= _SCATTER and len(known) >= self.records:
+            text = f"rests on {size:.0f} samples a batch, whose means scatter by {shown(scatter)}"
+            limit = f"{text} (threshold {_SCATTER})"
+            return _Gap(place, scatter / _SCATTER, scatter, _SCATTER, len(known), limit)
+        if is_settled:
+            found = self._off(place, logs[-self.records :], size, self.ratio, self.records)
+            found = found or self._apart(place, known[-self.records :], size)
+            if found:
+                return found
+        return self._off(place, logs, size, self.lasting, self.lasting_records)
 
-    def _found(self, history: History, gaps: list[_Gap], steps: tuple[int, int]) -> Finding:
+    def _off(
+        self, place: str, logs: list[float], size: float, factor: float, looks: int
+    ) -> _Gap | None:
+        """Return the call if its variances differ by a factor in each of some looks."""
+        low, high = -math.log(factor) + _few(size), math.log(factor)
+        if len(logs) < looks or not (max(logs) < low or min(logs) > high):
+            return None
+        if _closes([abs(value) for value in logs]):
+            return None
+        value, limit = math.exp(logs[-1]), math.exp(low if logs[-1] < 0 else high)
+        text = f"has seen batches with {shown(value)} times the running variance (threshold "
+        excess = math.exp(min(abs(log) for log in logs)) / factor
+        return _Gap(place, excess, value, limit, looks, f"{text}{shown(limit)})")
+
+    def _apart(self, place: str, known: list[float], size: float) -> _Gap | None:
+        """Return the call if means are far apart in each of the newest looks."""
+        least = max(self.gap, 1.5 / math.sqrt(size))
+        if len(known) < self.records or min(known) < least or _closes(known):
+            return None
+        text = (
+            f"has seen batches whose mean is {shown(known[-1])} running standard deviations "
+            f"off (threshold {shown(least)})"
+        )
+        return _Gap(place, min(known) / least, known[-1], least, self.records, text)
+
+    def _found(
+        self, history: History, gaps: list[_Gap], looks: list[tuple[int, dict[str, float]]]
+    ) -> Finding:
         worst, loss = gaps[0], _validation(history)
+        steps = looks[-min(worst.looks, len(looks))][0], looks[-1][0]
         also = f" So are {listing([g.place for g in gaps[1:]])}." if len(gaps) > 1 else ""
         severity: Severity = "suspect"
         told = ""
@@ -141,7 +189,7 @@ class BatchNormGap(Rule):
             severity=severity,
             message=(
                 f"Running statistics are not those of the batches: `{worst.place}` {worst.text}, "
-                f"in each of the {self.records} looks from step {steps[0]:,} to {steps[1]:,}."
+                f"in {worst.looks} looks from step {steps[0]:,} to {steps[1]:,}."
                 f"{also}{told}"
             ),
             remedy=(
@@ -150,7 +198,7 @@ class BatchNormGap(Rule):
             ),
             places=tuple(g.place for g in gaps),
             steps=steps,
-            evidence=Evidence(worst.value, worst.threshold, steps[1] - steps[0] + 1, self.records),
+            evidence=Evidence(worst.value, worst.threshold, steps[1] - steps[0] + 1, worst.looks),
         )
 
 

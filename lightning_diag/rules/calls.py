@@ -51,11 +51,8 @@ def first_look(history: History, metric: str, place: str) -> float:
 
 
 def pooled(history: History, metric: str, place: str, n: int) -> list[float]:
-    """Return the counts by class of the newest `n` looks, added up; [] if there are none.
-
-    It reads the whole run: ask once something is wrong.
-    """
-    found = [counts for _, counts in history.lists(metric, place)[-n:]]
+    """Return the counts by class of the newest `n` looks, added up; [] if there are none."""
+    found = [counts for _, counts in history.lists(metric, place, n)]
     width = len(found[-1]) if found else 0
     same = [counts for counts in found if len(counts) == width]
     return [sum(column) for column in zip(*same, strict=True)]

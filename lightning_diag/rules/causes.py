@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
-from lightning_diag.finding import SEVERITIES, Confidence, Finding
+from lightning_diag.finding import SEVERITIES, Confidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.experiments import experiment
 from lightning_diag.rules.reading import forward_order, parameters
-from lightning_diag.rules.relations import ORIGINS, RELATIONS, SUMMARIES, Relation
+from lightning_diag.rules.relations import (
+    FLEETING,
+    ORIGINS,
+    RELATIONS,
+    STANDING,
+    STANDSTILLS,
+    SUMMARIES,
+    Relation,
+    Side,
+)
 
 CAUSES: dict[str, tuple[str, ...]] = {
     effect: tuple(relation.cause for relation in relations)
     for effect, relations in RELATIONS.items()
 }
-"""Code to the codes that may explain it, the most direct first. It has no cycle."""
+"""Code to the codes that may explain it, the most direct first."""
 
 BEHIND = {
     (effect, relation.cause)
@@ -102,10 +111,20 @@ class _Case:
         families = [family(root) for root in children.get(None, [])]
         families.sort(key=lambda members: min(_rank(self._known[code]) for code in members))
         return [
-            replace(self._told(code), cause_of=tuple(family(code)[1:]))
+            replace(
+                self._told(code),
+                cause_of=tuple(family(code)[1:]),
+                severity=self._weight(code, family(code)),
+            )
             for members in families
             for code in members
         ]
+
+    def _weight(self, code: str, family: Sequence[str]) -> Severity:
+        """Return how bad a finding is: data that bring about a problem are no mere note."""
+        own = self._known[code].severity
+        others = {self._known[member].severity for member in family}
+        return "suspect" if code in ORIGINS and own == "note" and others != {"note"} else own
 
     def _told(self, code: str) -> Finding:
         """Return a finding with its cause, how sure that is, and what else it may be."""
@@ -164,22 +183,24 @@ class _Case:
     def _link(self, effect: Finding, relation: Relation) -> Link | None:
         """Return what speaks for a cause; None if it is not known, came later or lies elsewhere."""
         cause = self._known.get(relation.cause)
-        if cause is None:
+        if cause is None or _is_harmless(cause, effect):
             return None
         reasons = [relation.why]
         if relation.side:
-            side = self._is_behind(cause, effect)
-            if side is False:
+            fits = self._fits(cause, effect, relation.side)
+            if fits is False:
                 return None
-            if side:
-                reasons.append("It lies between there and the loss.")
+            if fits:
+                reasons.append(_PLACES[relation.side])
         order = self._order_in_time(cause, effect)
-        if order is None:
+        if order is None or self._is_too_short(cause, effect):
+            return None
+        if relation.must_lead and not self._surely_leads(cause, effect):
             return None
         points = len(reasons) - 1
         if order:
             reasons.append(order)
-            points += order not in (_TOGETHER, _AT_ONCE)
+            points += order not in (_TOGETHER, _AT_ONCE, _MEANWHILE)
         kind = _TRIGGERS.get(cause.code)
         trigger = [event for event in (*effect.before, *cause.before) if event.kind == kind]
         if trigger:
@@ -191,34 +212,96 @@ class _Case:
         """Say how it is known that a cause came first; None if it did not."""
         if cause.code in ORIGINS:
             return "It was there before training began."
-        if effect.code in SUMMARIES:
+        if effect.code in SUMMARIES or cause.code in STANDING:
             return ""
-        slack = max(2, effect.steps[0] // 8)
+        slack = _slack(effect.steps[0])
         earlier = effect.steps[0] - cause.steps[0]
         if earlier > min(slack, self._interval(effect.steps[0])):
             return f"It began {earlier:,} steps earlier."
         if earlier >= -slack:
             return _TOGETHER
-        return _AT_ONCE if cause.code in self._unsure else None
+        if cause.code in self._unsure:
+            return _AT_ONCE
+        half = (effect.steps[1] - effect.steps[0]) / 2
+        is_early = effect.code in STANDSTILLS and -earlier <= max(half, _SOON)
+        return _MEANWHILE if is_early else None
 
     def _interval(self, step: int) -> float:
         """Return how many steps lie between the looks at a step and before it."""
         end = bisect_right(self._steps, step)
         return self._steps[end - 1] - self._steps[end - 2] if end >= 2 else math.inf
 
-    def _is_behind(self, cause: Finding, effect: Finding) -> bool | None:
-        """Return whether some of the cause lies nearer to the output; None if that is not known."""
+    def _surely_leads(self, cause: Finding, effect: Finding) -> bool:
+        """Return whether the effect cannot have been there as early as the cause."""
+        first = cause.steps[0]
+        return effect.code not in self._unsure and effect.steps[0] > first + _slack(first)
+
+    def _is_too_short(self, cause: Finding, effect: Finding) -> bool:
+        """Return whether a cause was over while its effect went on."""
+        if cause.code not in FLEETING or cause.until is None:
+            return False
+        return effect.until is None or effect.until > cause.until
+
+    def _fits(self, cause: Finding, effect: Finding, side: Side) -> bool | None:
+        """Return whether a cause lies where it must; None if places are not known, and need not be.
+
+        Seen from the input, what matters is where each of the two begins.
+        """
         known = parameters(self._history)
 
         def positions(finding: Finding) -> list[int]:
             layers = [known[p]["layer"] if p in known else p for p in finding.places]
             return [self._order[layer] for layer in layers if layer in self._order]
 
-        nearest, farthest = positions(cause), positions(effect)
-        return max(nearest) >= min(farthest) if nearest and farthest else None
+        one, other = positions(cause), positions(effect)
+        if not one or not other:
+            return False if side == "ahead" else None
+        if side == "behind":
+            return max(one) >= min(other)
+        if side == "before":
+            return min(one) <= min(other) and not self._is_of_depth(cause, one)
+        return min(one) < min(other) or self._is_of_depth(effect, other)
+
+    def _is_of_depth(self, finding: Finding, positions: Sequence[int]) -> bool:
+        """Return whether ReLUs were silent from the start on, and only from some depth on.
+
+        No step has killed them, and it is not how each of them was set up: the signal that reaches
+        them was lost little by little.
+        """
+        sites = self._history.meta.get("sites", {})
+        before = list(sites.values())[: min(positions)]
+        relus = sum(site["kind"] == "relu" for site in before)
+        return finding.code == "dead-relu" and finding.steps[0] == 0 and relus >= _DEEP
 
 
+def _is_harmless(cause: Finding, effect: Finding) -> bool:
+    """Return whether a cause is a mere note, as of a run that does well, and its effect is not.
+
+    What is wrong with the data or the set-up may have been noted before anything came of it.
+    """
+    is_lasting = cause.code in ORIGINS or cause.code in STANDING
+    return cause.severity == "note" and effect.severity != "note" and not is_lasting
+
+
+def _slack(step: int) -> int:
+    """Return by how many steps the beginning of a problem may be misjudged."""
+    return max(2, step // 8)
+
+
+_NEARER = "It lies nearer to the input, from where the signal comes."
+_PLACES: dict[Side, str] = {
+    "behind": "It lies between there and the loss.",
+    "before": _NEARER,
+    "ahead": _NEARER,
+}
+"""Place of a cause to what it says."""
+_DEEP = 3
+"""ReLUs that work before the first that does not, from which on depth is to blame (our choice)."""
+_SOON = 96
+"""Steps that a problem may have been there before a rule could say so (our choice: those that look
+at the newest watched steps alone wait for about as many)."""
 _TOGETHER = "Both began at about the same time, so which came first is not known."
+_MEANWHILE = "It began early in that time."
 _AT_ONCE = "It was there as soon as it could be judged, and may have begun earlier."
 
 

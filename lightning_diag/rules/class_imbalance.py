@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.reading import has_several_optimizers
 
 _SHOWN = 8
 _REMEDY = (
@@ -37,7 +38,8 @@ class ClassImbalance(Rule):
         them recognised, in the newest of these looks as in all; or all such classes together. The
         message says which are never predicted.
         Where the rarest is `extreme` times rarer and has had too few targets to tell, that is a
-        note.
+        note; so is a loss that knows several classes and has seen targets of one, `extreme` of them
+        or more.
 
     Why it matters:
         A loss that is a mean over samples is small for a network that always answers with the
@@ -56,6 +58,7 @@ class ClassImbalance(Rule):
     needs: ClassVar[tuple[str, ...]] = ("class/imbalance",)
     uses: ClassVar[tuple[str, ...]] = (
         "class/correct_count",
+        "class/majority_share",
         "class/predicted_count",
         "class/target_count",
     )
@@ -90,6 +93,8 @@ class ClassImbalance(Rule):
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
         for place, imbalance in history.last("class/imbalance").items():
+            if imbalance == 1.0 and (alone := self._alone(history, place)):
+                return [alone]
             if imbalance < self.ratio or history.steps[-1] <= self.patience:
                 continue
             seen = self._seen(history, place)
@@ -103,12 +108,37 @@ class ClassImbalance(Rule):
                 return [self._noted(history, place, imbalance)]
         return []
 
+    def _alone(self, history: History, place: str) -> Finding | None:
+        """Say that there has been one class alone, if that is so and no accident."""
+        share = history.last("class/majority_share").get(place, 0.0)
+        if share < 1.0 or has_several_optimizers(history) or history.steps[-1] <= self.patience:
+            return None
+        counts = [row for _, row in history.lists("class/target_count", place, self.window)]
+        sums = _sums([row for row in counts if len(row) == len(counts[-1])])
+        number = max(sums, default=0.0)
+        if number < self.extreme or number < sum(sums) or len(sums) < 2:
+            return None
+        last = history.steps[-1]
+        return Finding(
+            code=self.code,
+            severity="note",
+            message=(
+                f"At `{place}` all of the {number:,.0f} targets that were looked at up to step "
+                f"{last:,} are of class {sums.index(number)} of {len(sums)} (threshold "
+                f"{self.extreme:g} targets): the others are rarer than that, or missing."
+            ),
+            remedy=_REMEDY,
+            places=(place,),
+            steps=(history.steps[0], last),
+            evidence=Evidence(number, self.extreme, last + 1, len(counts)),
+        )
+
     def _seen(self, history: History, place: str) -> _Seen:
         """Return the counts of the newest looks after `patience`, and their sums."""
         columns = []
         steps: list[int] = []
         for metric in ("class/target_count", "class/correct_count", "class/predicted_count"):
-            newest = history.lists(metric, place)[-self.window :]
+            newest = history.lists(metric, place, self.window)
             late = [(step, row) for step, row in newest if step > self.patience]
             late = [(step, row) for step, row in late if len(row) == len(late[-1][1])]
             steps = [step for step, _ in late]

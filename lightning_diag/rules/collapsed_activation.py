@@ -20,12 +20,15 @@ class CollapsedActivation(Rule):
     """Activations whose spread dwindles with depth, until layers see next to nothing.
 
     What it sees:
-        The standard deviation of the output of each hidden ReLU, tanh, GELU and the like, in the
-        order of the forward pass. A call has collapsed if it is below `share` of the largest one
-        before it, in each of the newest `records` watched steps, and the loss has not halved.
-        `bad` if the loss has not fallen by a tenth in `patience` steps. Exact zeros are dead
-        units, which `dead-relu` tells; sigmoids do not count, since around 0 they are centred on
-        a half whatever comes in.
+        How far the output of each hidden ReLU, tanh, GELU and the like differs from sample to
+        sample, in the order of the forward pass: biases differ from unit to unit, and are the same
+        for each sample. A call has collapsed if that spread is below `share` of the largest one
+        before it, in each of the newest `records` looks (the first four watched steps and each
+        16th), and the loss has not halved. Below `faint` that is `suspect`; it is `bad` at any
+        share once the loss has not fallen by a tenth in `patience` steps. Exact zeros are dead
+        units, which `dead-relu` tells; sigmoids do not count, since around 0 they are centred on a
+        half whatever comes in. Where samples were not compared, the spread over all elements stands
+        in.
 
     Why it matters:
         What lies behind sees the same for every sample, and gradients shrink alike on their way
@@ -43,22 +46,24 @@ class CollapsedActivation(Rule):
 
     code: ClassVar[str] = "collapsed-activation"
     needs: ClassVar[tuple[str, ...]] = ("activation/std",)
-    uses: ClassVar[tuple[str, ...]] = ("loss/train",)
+    uses: ClassVar[tuple[str, ...]] = ("activation/sample_spread", "loss/train")
 
     share: float = 0.02
-    """Share of an earlier spread below which a call has collapsed, 0 to 1. Our choice: the lowest
-    that a healthy run kept for eight watched steps was 0.059; weights a tenth of their proper size
-    begin below 0.005."""
+    """Share of an earlier spread below which a call has collapsed, 0 to 1. Our choice: 100 healthy
+    runs began with 0.05 or more, weights a tenth of their proper size with less than 0.005."""
+    faint: float = 1e-3
+    """Share that is told before the loss is known to stand still, at most `share`. Our choice:
+    four or five layers with PyTorch's own weights come near 0.02, and Adam trains them."""
     records: int = 4
-    """Watched steps in a row that must agree, at least 1. Our choice: four are the first four
-    steps, before Adam has had the time to blow small weights up; no healthy run began below
-    0.09."""
+    """Looks in a row that must agree, at least 1. Our choice: four are the first four steps, before
+    Adam has had the time to blow small weights up."""
     patience: int = 100
     """Steps without progress before it is `bad`, at least 16. Our choice, as for dead units."""
 
     def __post_init__(self) -> None:
-        self._require("share", least=0.0, most=1.0)
-        self._require("records", least=1, unit="watched step")
+        self._require("share", "faint", least=0.0, most=1.0)
+        self._require_order("faint", "share")
+        self._require("records", least=1, unit="look")
         self._require("patience", least=16, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
@@ -68,20 +73,20 @@ class CollapsedActivation(Rule):
         calls = _hidden(history)
         if len(calls) < 2:
             return self.not_observed("fewer than two hidden activations were seen")
-        small = _collapsed(calls, history.last("activation/std"), self.share)
-        if not small:
-            return []
-        window = history.window("activation/std", self.records)
-        if len(window) < self.records:
-            return self.not_observed(f"fewer than {self.records} steps were watched")
+        metric = _metric(history)
+        small = _collapsed(calls, history.last(metric), self.share)
+        window = history.window(metric, self.records) if small else []
+        if small and len(window) < self.records:
+            return self.not_observed(f"fewer than {self.records} steps were looked at")
         for _, seen in window:
             still = _collapsed(calls, seen, self.share)
             small = {place: max(value, still.get(place, 1.0)) for place, value in small.items()}
         places = [place for place, value in small.items() if value < self.share]
-        if not places or not is_slow(history):
+        stuck = is_stuck(history, 0.1, self.patience)
+        is_faint = min(small.values(), default=1.0) < self.faint
+        if not places or not is_slow(history) or not (stuck or is_faint):
             return []
         worst, (first, last) = min(places, key=small.__getitem__), (window[0][0], window[-1][0])
-        stuck = is_stuck(history, 0.1, self.patience)
         others = [place for place in places if place != worst]
         also = f", as has that at {listing(others)}" if others else ""
         return [
@@ -90,9 +95,8 @@ class CollapsedActivation(Rule):
                 severity="bad" if stuck else "suspect",
                 message=(
                     f"The signal at `{worst}` has shrunk to {shown(small[worst])} of its spread "
-                    f"before (threshold {self.share:g}), in each of the {self.records} watched "
-                    f"steps from {first:,} to {last:,}{also}."
-                    + (" The loss stands still." if stuck else "")
+                    f"before (threshold {self.share:g}), in each of {self.records} looks from step "
+                    f"{first:,} to {last:,}{also}." + (" The loss stands still." if stuck else "")
                 ),
                 remedy=(
                     "Use `torch.nn.init.kaiming_normal_` for ReLU and "
@@ -104,6 +108,12 @@ class CollapsedActivation(Rule):
                 evidence=Evidence(small[worst], self.share, last - first + 1, self.records),
             )
         ]
+
+
+def _metric(history: History) -> str:
+    """Return the name of the best measure of spread there is."""
+    by_sample = "activation/sample_spread"
+    return by_sample if history.last(by_sample) else "activation/std"
 
 
 def _hidden(history: History) -> list[str]:

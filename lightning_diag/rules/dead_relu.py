@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History, Series
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.reading import centre, is_slow, is_stuck, listing, shown, typical_ratio
+from lightning_diag.rules.reading import centre, is_stuck, listing, shown, typical_ratio
 
 _REMEDY = (
     "Lower the learning rate, warm it up, or set `Trainer(gradient_clip_val=1.0)`; use "
@@ -23,15 +23,15 @@ class DeadRelu(Rule):
     """ReLU units that were silent for every sample of a window of training data.
 
     What it sees:
-        The share of dead units at each call of a ReLU, which rests on a window of samples, never
-        on one batch: a unit that fires for one sample in a hundred is sparse, not dead. Where a
-        loop calls the same layer again and again, a unit is dead only if it is at every call. A
-        call counts from `fraction` on. One that puts out nothing but zeros in each of the newest
+        The share of dead units at each call of a ReLU, which rests on a window of samples, never on
+        one batch: a unit that fires for one sample in a hundred is sparse, not dead. Where a loop
+        calls the same layer again and again, a unit is dead only if it is at every call. A call
+        counts from `fraction` on. One that puts out nothing but zeros in each of the newest
         `silent_records` watched steps is dead without waiting for the window. `bad` takes
         `bad_fraction` and a loss that has not halved: large language models that work have layers
-        in which most units are dead. Below `bad_fraction` it is a note if the loss has halved. The
-        message says since when, and what happened then: large updates, a jump of the gradient, a
-        change of the learning rate.
+        in which most units are dead. Below `bad_fraction` it is a note, unless the loss has not
+        halved in `patience` steps either. The message says since when, and what happened then:
+        large updates, a jump of the gradient, a change of the learning rate.
 
     Why it matters:
         No gradient reaches the weights of a dead unit, so it stays dead: the network is smaller
@@ -146,9 +146,10 @@ class DeadRelu(Rule):
     def _found(self, history: History, dead: dict[str, float], places: list[str]) -> Finding:
         worst, samples = places[0], int(history.last("dead_relu/window_samples")[places[0]])
         is_many = dead[worst] >= self.bad_fraction
-        severity: Severity = "suspect" if is_many or is_slow(history) else "note"
-        if is_many and is_stuck(history, 0.5, self.patience):
-            severity = "bad"
+        is_slow = is_stuck(history, 0.5, self.patience)
+        severity: Severity = "bad" if is_many and is_slow else "suspect"
+        if not is_many and not is_slow:
+            severity = "note"
         begin, end = silenced_between(history, worst)
         when = f"at step {end:,}" if begin == end else f"between steps {begin:,} and {end:,}"
         others = f" So are {listing(places[1:])}." if len(places) > 1 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from lightning_diag.rules.causes import explain
 from lightning_diag.rules.choice import Mute
 from lightning_diag.rules.events import what_happened
 from lightning_diag.rules.pace import Pace
+from lightning_diag.rules.reading import listing
+from lightning_diag.rules.relations import EXCLUDED_BY
 from lightning_diag.rules.snapshot import Snapshot
 from lightning_diag.rules.unmuted import Unmuted, left_out
 from lightning_diag.warning import warn
@@ -111,12 +113,14 @@ class Diagnosis:
                 self._could_judge.add(rule.code)
                 first.add(rule.code)
             seen.update((finding.code, finding) for finding in verdict)
+        for code in [code for code in seen if self._explainers(code, seen)]:
+            del seen[code]
         news = {
             code for code, finding in seen.items() if self._take(finding, history, code in first)
         }
         for code, known in self._known.items():
             known.active = code in seen
-        self._ranked = [self._told(finding) for finding in self._explained(history)]
+        self._ranked = self._explained(history)
         return [finding for finding in self._ranked if finding.code in news]
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,11 +154,16 @@ class Diagnosis:
         if "pace" in state:
             self._pace.load_state_dict(state["pace"])
 
+    def _explainers(self, code: str, seen: Collection[str] = ()) -> list[str]:
+        """Return what was found that a diagnosis by exclusion must not stand beside."""
+        found = (self._known.keys() | set(seen)) - self._muted_codes()
+        return sorted(EXCLUDED_BY.get(code, frozenset()) & found)
+
     def _explained(self, history: History) -> list[Finding]:
         hushed = self._muted_codes()
         heard = [known for code, known in self._known.items() if code not in hushed]
         unsure = {known.finding.code for known in heard if known.at_once}
-        return explain([known.finding for known in heard], history, unsure)
+        return explain([self._told(known.finding) for known in heard], history, unsure)
 
     def _muted_codes(self) -> set[str]:
         return {mute.code for mute in self.mute if not mute.place}
@@ -203,12 +212,16 @@ class Diagnosis:
         return is_worse
 
     def _told(self, finding: Finding) -> Finding:
-        """Return a finding, with its end if it has passed."""
+        """Return a finding, with its end if it has passed or has been explained."""
         if self._known[finding.code].active:
             return finding
         last = finding.steps[1]
         until = f"{finding.message} It was seen until step {last:,}."
-        return replace(finding, message=until, until=last)
+        others = self._explainers(finding.code)
+        if not others:
+            return replace(finding, message=until, until=last)
+        until += f" Since then {listing(others)} would explain it."
+        return replace(finding, message=until, until=last, severity="note")
 
 
 def _is_worse(severity: Severity, other: Severity) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
@@ -34,6 +35,10 @@ class _Case(NamedTuple):
     value: float
     threshold: float
     signal: str
+
+
+_SEEN: WeakKeyDictionary[History, dict[Any, _Case | str | None]] = WeakKeyDictionary()
+"""What rules have said of the first step of a history, by rule and number of call sites."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,9 @@ class InitScale(Rule):
             return self.not_observed("the first step was not watched")
         if not self._is_suspicious(history, first.values):
             return []
-        layers = _layers(history, first.values)
-        if not layers:
-            return self.not_observed("no linear or convolution layer was seen in the first step")
-        case = self._too_large(layers, first.values) or self._too_small(
-            history, layers, first.values
-        )
+        case = self._case(history, first.values)
+        if isinstance(case, str):
+            return self.not_observed(case)
         if case is None:
             return []
         stuck = is_stuck(history, 0.05, self.patience)
@@ -134,6 +136,17 @@ class InitScale(Rule):
                 evidence=Evidence(case.value, case.threshold, 1, 1),
             )
         ]
+
+    def _case(self, history: History, values: Any) -> _Case | str | None:
+        """Return what is wrong with the first step, or what is missing; it never changes."""
+        key = self, len(history.meta.get("sites", {}))
+        known = _SEEN.setdefault(history, {})
+        if key not in known:
+            layers = _layers(history, values)
+            missing = "no linear or convolution layer was seen in the first step"
+            found = self._too_large(layers, values) or self._too_small(layers, values)
+            known[key] = found if layers else missing
+        return known[key]
 
     def _is_suspicious(self, history: History, values: Any) -> bool:
         """Whether a closer look is worth its time: some gain is large, or small where signal fades.
@@ -173,7 +186,7 @@ class InitScale(Rule):
             return True
         return (flat or 0.0) >= self.saturated or (spread or 0.0) >= self.loud
 
-    def _too_small(self, history: History, layers: list[_Layer], values: Any) -> _Case | None:
+    def _too_small(self, layers: list[_Layer], values: Any) -> _Case | None:
         found = [layer for layer in layers if layer.gain <= self.small * layer.least]
         if len(found) < 2:
             return None

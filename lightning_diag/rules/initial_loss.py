@@ -13,6 +13,8 @@ from lightning_diag.rules.calls import REGRESSION, Call, first_look, loss_calls
 from lightning_diag.rules.reading import parameters, shown, size
 
 _EITHER = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
+_ONE_CLASS = 0.9
+"""Share of the targets of one class from which on they are as good as all of it (our choice)."""
 
 
 class _Start(NamedTuple):
@@ -31,8 +33,10 @@ class InitialLoss(Rule):
         get the same score, a yes-or-no loss is ln 2, a multi-class hinge loss C - 1. Above `factor`
         times that, and `margin` more, the network is sure of itself and wrong. For a regression:
         the squared error against what the targets themselves amount to, if first predictions are
-        larger than `factor` and larger than the targets. A lower loss is no finding: the network
-        has been trained before. So is one of which half the weights are frozen.
+        larger than `factor` and larger than the targets. Twice `factor` is needed where nearly all
+        first targets are of one class: then the loss is that of a single score. A lower loss is no
+        finding: the network has been trained before. So is one of which half the weights are
+        frozen.
 
     Why it matters:
         The first steps go into unlearning, with large gradients that can kill units; scores come
@@ -49,7 +53,12 @@ class InitialLoss(Rule):
 
     code: ClassVar[str] = "initial-loss"
     needs: ClassVar[tuple[str, ...]] = ("output/loss", "output/std")
-    uses: ClassVar[tuple[str, ...]] = ("output/mean", "target/mean", "target/std")
+    uses: ClassVar[tuple[str, ...]] = (
+        "class/majority_share",
+        "output/mean",
+        "target/mean",
+        "target/std",
+    )
 
     factor: float = 2.0
     """Times the expected loss that counts, at least 1. TheDeepChecker alarms at twice. Healthy
@@ -72,11 +81,17 @@ class InitialLoss(Rule):
         }
         if not starts:
             return self.not_observed("no loss was seen at step 0 whose value is known in advance")
-        high = [p for p, s in starts.items() if s.loss > self.factor * s.expected + self.margin]
+        high = [p for p, s in starts.items() if s.loss > self._limit(history, p, s)]
         if not high or _was_trained(history):
             return []
         place = max(high, key=lambda p: starts[p].loss / starts[p].expected)
         return [self._found(place, starts[place], high)]
+
+    def _limit(self, history: History, place: str, start: _Start) -> float:
+        """Return the loss that counts."""
+        seen = history.series("class/majority_share", place)
+        is_one = bool(seen.values) and seen.steps[0] == 0 and seen.values[0] >= _ONE_CLASS
+        return (2 if is_one else 1) * self.factor * start.expected + self.margin
 
     def _start(self, history: History, place: str, call: Call) -> _Start | None:
         loss = first_look(history, "output/loss", place)

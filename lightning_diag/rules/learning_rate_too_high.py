@@ -12,6 +12,7 @@ from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History, Series
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.dead_relu import silenced_between, without_loops
+from lightning_diag.rules.over_regularisation import decay_pull
 from lightning_diag.rules.reading import (
     Loss,
     best_level,
@@ -28,7 +29,12 @@ _SUSTAINED = 10
 _NOTHING = 0.02
 """Progress below which nothing at all was won; a schedule may still save what has won a little."""
 _LEARNED = 0.5
-"""Progress from which on dead units alone are no harm: they are told by `dead-relu`."""
+"""Progress from which on units that died are no harm by themselves: it then takes weights that
+moved `travel` times their size, or `jump` in one step."""
+_NEARLY = 0.9
+"""Progress from which on nobody needs to be told that smaller steps might do better."""
+_SMALL = 0.1
+"""Share of the first loss below which a loss that has risen is the noise of one near zero."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,20 @@ class LearningRateTooHigh(Rule):
 
     What it sees:
         Two witnesses, and both must agree. *Updates*: in some watched steps the typical weight
-        tensor changed by `ratio` of its size or more, and unless the run was lost or units died
-        with it, weights moved `travel` times their own size in such steps, or `jump` in one.
-        *Harm*: the loss is not finite; after `patience` steps it is three times what it was at
-        first, or has lost `lost` of a gain of at least 30 %; after `standstill` steps it has not
+        tensor changed by `ratio` of its size or more, one of the ten before a run was lost; unless
+        it was, or units died with it, weights moved `travel` times their own size in such steps, or
+        `jump` in one. *Harm*: the loss is not finite; after `patience` steps it is three times what
+        it was at first, or has lost `lost` of a gain of at least 30 %, or is `rebound` times its
+        best level while updates are still a third of `ratio`; after `standstill` steps it has not
         fallen by a tenth, or not halved while hidden sigmoids or tanhs are saturated; after twice
         as many it has not halved while the newest ten watched steps all stayed above `sustained`;
         after such updates most weights get a gradient of exactly zero; or `dead` of the units of a
-        ReLU fell silent with such an update, and the loss has not halved. Large updates without
-        harm are normal: Adam's first steps, small networks, weights behind a norm layer, a bump at
-        the top of a warm-up. Weights that start at zero are left out.
+        ReLU fell silent with such an update, and the loss has not halved, or weights moved as far
+        as above. A note where the loss has halved and not fallen to a tenth, weights moved `travel`
+        times, and the newest ten steps still stay above a quarter of `sustained`. Large updates
+        without harm are normal: Adam's first steps, small networks, weights behind a norm layer, a
+        bump at the top of a warm-up. So are updates half of which are weight decay: that is told by
+        `over-regularisation`. Weights that start at zero are left out.
 
     Why it matters:
         Steps that overshoot throw the weights to where the loss is worse; units die or saturate,
@@ -89,6 +99,7 @@ class LearningRateTooHigh(Rule):
         "dead_relu/since_step",
         "dead_relu/window_samples",
         "gradient/norm",
+        "lr/value",
         "update/norm",
     )
 
@@ -109,6 +120,9 @@ class LearningRateTooHigh(Rule):
     lost: float = 0.5
     """Share of what the loss had won, and has lost again, that counts as harm, 0 to 1. Our
     choice: a healthy loss, also a noisy one, gives back less than a third."""
+    rebound: float = 3.0
+    """Times its best level that a loss of a tenth of the first one or more counts as having risen,
+    above 1. Three times is the usual sign of divergence (W12); healthy levels stayed below 2."""
     dead: float = 0.4
     """Share of the units of a ReLU call, dead since a large update, that counts as harm, 0 to 1
     (W5, CS231n: a learning rate set too high can kill 40 %)."""
@@ -124,6 +138,7 @@ class LearningRateTooHigh(Rule):
     def __post_init__(self) -> None:
         self._require("ratio", "travel", "jump", "sustained", least=0.0)
         self._require_order("ratio", "jump")
+        self._require("rebound", least=1.0)
         self._require("lost", "dead", "saturated", least=0.0, most=1.0)
         self._require("patience", "standstill", least=16, unit="steps")
 
@@ -141,13 +156,20 @@ class LearningRateTooHigh(Rule):
             or self._saturated(case)
             or self._crawls(case)
             or self._cut_off(case)
+            or self._wanders(case)
         )
-        return [self._found(case, harm)] if harm else []
+        return [self._found(case, harm)] if harm and not self._is_decay(case) else []
 
     def _is_large(self, ratio: Series, *, is_lost: bool = False) -> bool:
-        peak = max((value for value in ratio.values if value < math.inf), default=0.0)
-        least = self.ratio if is_lost else self.jump
-        return peak >= least or travel(ratio, self.ratio) >= self.travel
+        known = [value for value in ratio.values if value < math.inf]
+        if is_lost:  # by what came just before, not by the first steps of a run that went well
+            return max(known[-_SUSTAINED:], default=0.0) >= self.ratio
+        return max(known, default=0.0) >= self.jump or travel(ratio, self.ratio) >= self.travel
+
+    def _is_decay(self, case: _Case) -> bool:
+        """Return whether decay makes half of the newest updates, and they are large by it."""
+        pull = max(decay_pull(case.history), default=0.0)
+        return pull >= self.ratio / 3 and 2 * pull >= median(case.ratio.values[-_SUSTAINED:])
 
     def _harm_to_loss(self, case: _Case) -> _Harm | None:
         loss, is_lost = case.loss, case.loss.now == math.inf
@@ -171,16 +193,25 @@ class LearningRateTooHigh(Rule):
             if centre(v[""] for _, v in newest) - best > self.lost * (loss.start - best):
                 text = f"the loss is back at {shown(loss.now)}, after {shown(best)}"
                 return _Harm("bad", text, self.ratio)
+        if self._rebounds(case, best):
+            text = f"the loss has risen to {shown(loss.now)}, after {shown(best)}"
+            return _Harm("suspect", text, self.ratio)
         if loss.progress < 0.1 and loss.steps >= self.standstill:
             text = f"the loss stands at {shown(loss.now)}, where it began"
             is_lost = loss.progress < _NOTHING and loss.steps >= 2 * self.standstill
             return _Harm("bad" if is_lost else "suspect", text, self.ratio)
         return None
 
+    def _rebounds(self, case: _Case, best: float) -> bool:
+        """Return whether the loss stays at several times its best, and steps are still large."""
+        least = max(self.rebound * best, _SMALL * case.loss.start)
+        if not case.loss.now >= least or not min(case.ratio.values[-_SUSTAINED:]) >= self.ratio / 3:
+            return False
+        newest = case.history.window("loss/train", self.patience)
+        return centre(values[""] for _, values in newest) >= least
+
     def _died(self, case: _Case) -> _Harm | None:
         history = case.history
-        if case.loss.progress > _LEARNED:
-            return None
         dead = without_loops(history.last("dead_relu/fraction"), history.meta.get("sites", {}))
         if not dead:
             return None
@@ -188,6 +219,9 @@ class LearningRateTooHigh(Rule):
         if dead[place] >= self.dead:
             begin, end = silenced_between(history, place)
             near = [v for s, v in zip(*case.ratio, strict=True) if begin <= s < end]
+            has_learned = case.loss.progress > _LEARNED
+            if has_learned and not self._is_large(case.ratio):
+                return None
             if self.ratio <= max(near, default=0.0) < math.inf:
                 text = f"{dead[place]:.0%} of the units of `{place}` died with them"
                 return _Harm("suspect", text, self.ratio)
@@ -219,6 +253,22 @@ class LearningRateTooHigh(Rule):
             return None
         text = f"the loss has only come from {shown(loss.start)} to {shown(loss.now)}"
         return _Harm("suspect", text, self.sustained)
+
+    def _wanders(self, case: _Case) -> _Harm | None:
+        """A note: it learns, at a distance from the minimum that its steps keep up."""
+        loss, newest = case.loss, case.history.last("update/ratio")
+        if loss.steps < 2 * self.standstill or not 0.5 <= loss.progress < _NEARLY:
+            return None
+        least = self.sustained / 4
+        if not median(newest.get(name, 0.0) for name in weights(case.history)) >= least / 2:
+            return None
+        values = case.ratio.values[-_SUSTAINED:]
+        if len(values) < _SUSTAINED or not least <= min(values) <= max(values) < math.inf:
+            return None
+        if travel(case.ratio, self.ratio) < self.travel:
+            return None
+        text = f"the newest ten still by {shown(min(values))} or more; the loss has fallen, and is"
+        return _Harm("note", f"{text} {shown(loss.now)} after {shown(loss.start)}", self.ratio)
 
     def _cut_off(self, case: _Case) -> _Harm | None:
         loss, names = case.loss, weights(case.history)

@@ -27,15 +27,16 @@ class LearningRateTooLow(Rule):
     """Updates so small that they could not have lowered the loss, or go nowhere at all.
 
     What it sees:
-        The update ratio that nine of ten weight tensors stay below in each of the newest
-        `records` watched steps, and a loss that has fallen by less than `progress` in at least
-        `patience` steps. Below `ratio` that is enough. Below `usual_ratio` it takes the *reach*:
-        the norm of each update times that of its gradient, added up over all steps since the
-        first. To first order, and by Cauchy and Schwarz, no choice of directions lets those
-        updates lower the loss by more. If that is less than `reach` of the first loss, the steps
-        are too short, however well they are aimed; a model that has settled has made its way, or
-        its loss is small. Silent while the learning rate warms up, and when there are no
-        gradients.
+        The update ratio that nine of ten weight tensors stay below in each of the newest `records`
+        watched steps, and a loss that has fallen by less than `progress` in at least `patience`
+        steps. Below `ratio` that is enough. Below `usual_ratio` it takes the *reach*: the norm of
+        each update times that of its gradient, added up over all steps since the first. To first
+        order, and by Cauchy and Schwarz, no choice of directions lets those updates lower the loss
+        by more. If that is less than `reach` of the first loss, the steps are too short, however
+        well they are aimed; a model that has settled has made its way, or its loss is small. Silent
+        while the learning rate warms up, when there are no gradients, and where a classifier's
+        first loss is below `trained` of what guessing gives: it comes trained, and fine-tuning goes
+        slowly.
 
     Why it matters:
         At a ratio of 1e-5 a weight needs 100,000 steps to change by its own size (W6, W10).
@@ -67,6 +68,9 @@ class LearningRateTooLow(Rule):
     progress: float = 0.2
     """Share of the first loss that must be gone for silence, 0 to 1. Our choice: what is left
     after a reach of a quarter has been used well."""
+    trained: float = 0.25
+    """Share of the loss of guessing, ln C for C classes, below which a classifier's first loss is
+    that of a trained network, 0 to 1. Our choice: before it has learned none is as good."""
     records: int = 10
     """Watched steps in a row that must agree, at least 1. Our choice: more than a fluctuation, and
     fewer than a short run has."""
@@ -77,7 +81,7 @@ class LearningRateTooLow(Rule):
     def __post_init__(self) -> None:
         self._require("ratio", "usual_ratio", least=0.0)
         self._require_order("ratio", "usual_ratio")
-        self._require("reach", "progress", least=0.0, most=1.0)
+        self._require("reach", "progress", "trained", least=0.0, most=1.0)
         self._require("records", least=1, unit="watched step")
         self._require("patience", least=16, unit="steps")
 
@@ -88,7 +92,8 @@ class LearningRateTooLow(Rule):
             return self.not_observed(loss)
         if loss.steps < self.patience:
             return self.not_observed(f"the run is shorter than {self.patience} steps")
-        if loss.progress >= self.progress:
+        comes_trained = loss.from_start and loss.start < self.trained * _guessing(history)
+        if loss.progress >= self.progress or comes_trained:
             return []
         fastest = self._fastest(history, names)
         if not fastest < self.usual_ratio or _has_no_gradient(history) or _is_warming_up(history):
@@ -180,6 +185,17 @@ def _nine_in_ten(ratios: dict[str, float], names: list[str]) -> float:
     """Return the ratio that nine in ten of the weights do not exceed; infinite without any."""
     values = sorted(ratios[name] for name in names if name in ratios)
     return values[int(0.9 * (len(values) - 1))] if values else math.inf
+
+
+def _guessing(history: History) -> float:
+    """Return the least loss of a guess among the classification losses; 0 without any."""
+    calls = history.meta.get("losses", {}).values()
+    chances = [
+        math.log(call["classes"])
+        for call in calls
+        if call["function"] in ("cross_entropy", "nll_loss") and call["classes"] > 1
+    ]
+    return min(chances, default=0.0)
 
 
 def _has_no_gradient(history: History) -> bool:

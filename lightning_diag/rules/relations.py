@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Side = Literal["", "behind"]
-"""Where a cause must lie, seen from its effect: anywhere, or nearer to the output."""
+Side = Literal["", "behind", "before", "ahead"]
+"""Where a cause must lie, seen from its effect: anywhere; nearer to the output; nearer to the input
+or at the same place; nearer to the input, and that must be known."""
 
 
-SUMMARIES = frozenset({"underfitting"})
+SUMMARIES = frozenset({"suspicious-labels", "underfitting"})
 """Problems of the run as a whole: when they were noticed says nothing of what came first."""
+
+
+EXCLUDED_BY: dict[str, frozenset[str]] = {
+    "over-regularisation": frozenset({"batch-norm-gap"}),
+    "suspicious-labels": frozenset(
+        {
+            "batch-norm-gap",
+            "collapsed-activation",
+            "dead-embedding",
+            "dead-relu",
+            "diverging-loss",
+            "embedding-collapse",
+            "exploding-gradient",
+            "init-scale",
+            "learning-rate-too-high",
+            "loss-mismatch",
+            "loss-oscillation",
+            "loss-spike",
+            "missing-gradient",
+            "non-finite",
+            "not-zero-centred",
+            "output-activation-mismatch",
+            "over-regularisation",
+            "parameter-not-in-optimizer",
+            "saturated-activation",
+            "symmetric-init",
+            "unnormalised-input",
+            "unscaled-target",
+            "vanishing-gradient",
+        }
+    ),
+}
+"""Code of a diagnosis by exclusion to what must not be there, now or before: with it, the problem
+has another explanation."""
 
 
 class Relation(NamedTuple):
@@ -21,7 +56,19 @@ class Relation(NamedTuple):
     """How it does so, as a sentence."""
     side: Side = ""
     """Where in the network the cause must lie."""
+    must_lead: bool = False
+    """Whether the cause must surely have begun first: the effect may as well be what caused it."""
 
+
+STANDING = frozenset({"not-zero-centred"})
+"""Properties of a network that are there all the time: that they came first says nothing."""
+
+STANDSTILLS = frozenset({"constant-prediction", "loss-plateau"})
+"""Problems that are an absence, and take a while to be one: what began in the first half of that
+time may be what kept it up."""
+
+FLEETING = frozenset({"learning-rate-too-low"})
+"""Problems that explain nothing that is still there when they are gone."""
 
 ORIGINS = frozenset(
     {
@@ -31,6 +78,7 @@ ORIGINS = frozenset(
         "init-scale",
         "loss-mismatch",
         "output-activation-mismatch",
+        "over-regularisation",
         "parameter-not-in-optimizer",
         "suspicious-labels",
         "symmetric-init",
@@ -76,12 +124,14 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("noisy-gradient", "Single batches pull far from where the others pull."),
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("rank-divergence", "The gradient is a mean over models that differ."),
+        Relation("class-imbalance", "A sample of a rare class is a surprise each time."),
     ),
     "loss-oscillation": (
         Relation("learning-rate-too-high", "Steps overshoot the valley, to and fro."),
         Relation("exploding-gradient", "Single steps throw the loss up, and others bring it back."),
         Relation("noisy-gradient", "Each batch pulls in a direction of its own."),
         Relation("unnormalised-input", "Mixed scales make a narrow valley."),
+        Relation("batch-norm-gap", "What a sample gets depends on who shares its batch."),
     ),
     "exploding-gradient": (
         Relation("learning-rate-too-high", "Weights that overshoot meet ever steeper slopes."),
@@ -90,12 +140,14 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("loss-mismatch", _SCALES_STEPS),
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("unscaled-target", _SCALES_STEPS),
+        Relation("class-imbalance", "A rare class pulls hard where the others are learnt."),
     ),
     "learning-rate-too-high": (
         Relation("init-scale", "The same step is huge for tiny weights, or on steep slopes."),
         Relation("loss-mismatch", _SCALES_STEPS),
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("unscaled-target", _SCALES_STEPS),
+        Relation("over-regularisation", "The pull of weight decay is a part of each step."),
     ),
     "learning-rate-too-low": (
         Relation("vanishing-gradient", "Steps are small because gradients are."),
@@ -115,6 +167,8 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("learning-rate-too-high", "Large steps keep the weights where batches disagree."),
         Relation("suspicious-labels", "Labels without a pattern pull each batch elsewhere."),
         Relation("unnormalised-input", "What all samples share drowns what tells them apart."),
+        Relation("batch-norm-gap", "What a sample gets depends on who shares its batch."),
+        Relation("class-imbalance", "A rare class pulls elsewhere when it comes."),
     ),
     "dead-relu": (
         Relation("exploding-gradient", _TOO_FAR),
@@ -124,15 +178,27 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unnormalised-input", "Inputs of one sign and large size silence whole units."),
         Relation("initial-loss", "First predictions that are far off make huge first steps."),
         Relation("unscaled-target", "Targets far away make huge first steps."),
+        Relation("embedding-collapse", "What all vectors share keeps units on or off for all."),
+        Relation("dead-embedding", "Inputs that fall together on one row switch few units on."),
+        Relation(
+            "collapsed-activation",
+            "Where all samples look alike, a unit is on or off for all of them.",
+            "ahead",
+        ),
     ),
     "saturated-activation": (
         Relation("exploding-gradient", _TOO_FAR),
         Relation("learning-rate-too-high", _TOO_FAR),
         Relation("init-scale", "Large weights make large inputs of the function."),
         Relation("unnormalised-input", "Large inputs make large inputs of the function."),
+        Relation(
+            "vanishing-gradient",
+            "Layers that learn alone, from what tells nothing, end where functions are flat.",
+            must_lead=True,
+        ),
     ),
     "collapsed-activation": (
-        Relation("dead-relu", "What is always zero carries no signal on."),
+        Relation("dead-relu", "What is always zero carries no signal on.", "before"),
         Relation("symmetric-init", "Units that are all alike carry one signal."),
         Relation("init-scale", "Small weights shrink the signal at each layer."),
         Relation("over-regularisation", "Weight decay shrinks the weights, and they the signal."),
@@ -151,6 +217,9 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("learning-rate-too-high", _TOO_FAR),
         Relation("output-activation-mismatch", "A flat output passes no gradient."),
         Relation("symmetric-init", "Zero weights let no gradient through."),
+        Relation(
+            "batch-norm-gap", "Over two samples batch norm gives 1 and -1, whatever comes in."
+        ),
     ),
     "missing-gradient": (
         Relation("dead-relu", _NOTHING_PASSES, "behind"),
@@ -159,6 +228,10 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("symmetric-init", "Zero weights let no gradient through."),
         Relation("learning-rate-too-high", _TOO_FAR),
         Relation("output-activation-mismatch", "A flat or dead output passes no gradient."),
+        Relation("exploding-gradient", _TOO_FAR),
+        Relation("initial-loss", "First predictions that are far off make huge first steps."),
+        Relation("init-scale", "Large weights push units to where no input moves them."),
+        Relation("unnormalised-input", "Large inputs push units to where no gradient passes."),
     ),
     "initial-loss": (
         Relation("output-activation-mismatch", "The loss is given what it is not made for."),
@@ -166,6 +239,9 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("init-scale", "Large last weights are confident, and wrong, from the start."),
         Relation("unscaled-target", "The loss of far targets is far from what it may become."),
         Relation("unnormalised-input", "Large inputs make large outputs."),
+        Relation(
+            "over-regularisation", "What dropout leaves is scaled up, and so are predictions."
+        ),
     ),
     "constant-prediction": (
         Relation("dead-relu", "A layer that is all zero tells no input from another."),
@@ -183,6 +259,9 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("learning-rate-too-high", _TOO_FAR),
         Relation("unnormalised-input", "One feature drowns the others."),
         Relation("unscaled-target", "Predictions are still near 0 on the scale of the targets."),
+        Relation("not-zero-centred", "At first the last layers learn the mean, and nothing else."),
+        Relation("initial-loss", "First predictions that are far off make huge first steps."),
+        Relation("init-scale", "Large weights push units to where no input moves them."),
     ),
     "loss-plateau": (
         Relation("constant-prediction", "A constant has a best loss, and it is reached soon."),
@@ -207,6 +286,8 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unnormalised-input", "One feature drowns the others."),
         Relation("unscaled-target", "The output has far to go before anything else is learnt."),
         Relation("suspicious-labels", "There is no pattern to learn."),
+        Relation("not-zero-centred", "Networks of sigmoids stand still for long at first."),
+        Relation("initial-loss", "First predictions that are far off make huge first steps."),
     ),
     "underfitting": (
         Relation("loss-plateau", "A loss that stands still stays high."),
@@ -231,6 +312,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unscaled-target", "The output has far to go before anything else is learnt."),
         Relation("class-imbalance", "Rare classes are left out, and their loss stays."),
         Relation("suspicious-labels", "There is no pattern to learn."),
+        Relation("not-zero-centred", "Networks of sigmoids stand still for long at first."),
     ),
     "overfitting": (
         Relation("train-validation-shift", "The two sets differ, whatever was learnt."),
@@ -238,6 +320,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("eval-mode-with-trainable-parameters", "Dropout is off while training."),
         Relation("suspicious-labels", "Labels without a pattern can only be learnt by heart."),
         Relation("dead-embedding", "Rows that were never trained are noise in validation."),
+        Relation("class-imbalance", "Of rare classes there is little but to learn it by heart."),
     ),
     "metric-loss-disagreement": (
         Relation("batch-norm-gap", "In validation the network works with other statistics."),
@@ -270,8 +353,25 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
     ),
     "suspicious-labels": (
         Relation("dead-embedding", "Inputs that fall together on one row cannot be told apart."),
+        Relation("embedding-collapse", "Vectors that are alike cannot be told apart."),
+        Relation("missing-gradient", "Without a gradient there is no step."),
+        Relation("parameter-not-in-optimizer", "What no optimizer holds never changes."),
+        Relation("dead-relu", _NOTHING_PASSES),
+        Relation("saturated-activation", "A flat function passes no gradient."),
+        Relation("vanishing-gradient", "The early layers stay as they were drawn."),
+        Relation("collapsed-activation", "A signal that is lost teaches nothing."),
+        Relation("not-zero-centred", "Networks of sigmoids stand still for long at first."),
+        Relation("batch-norm-gap", "Each sample is seen by what else is in its batch."),
+        Relation("symmetric-init", "Units that are all alike stay alike."),
+        Relation("output-activation-mismatch", "The output cannot reach what the loss asks for."),
+        Relation("loss-mismatch", "The loss does not measure what should be learnt."),
+        Relation("over-regularisation", "The penalty holds the weights where they are."),
+        Relation("learning-rate-too-high", "Steps overshoot, and nothing is won."),
+        Relation("init-scale", "Weights far too large or too small leave nothing to learn from."),
         Relation("unnormalised-input", "One feature drowns the others."),
+        Relation("unscaled-target", "The output has far to go before anything else is learnt."),
     ),
     "init-scale": (Relation("symmetric-init", "One value for all weights has no proper scale."),),
 }
-"""Code to what may explain it, the most direct first. It has no cycle."""
+"""Code to what may explain it, the most direct first. Where two may explain each other, place or
+time allows one of them only, so that causes never go in a circle."""

@@ -105,9 +105,9 @@ class Snapshot(History):
             self._last[metric] = self._whole.last(metric)
         return self._last[metric]
 
-    def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
+    def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""
-        return self._whole.lists(metric, place) if metric in self._known else []
+        return self._whole.lists(metric, place, n) if metric in self._known else []
 
     @cached_property
     def _first(self) -> list[Record]:

@@ -88,9 +88,9 @@ class Unmuted(History):
         """See `History.last`."""
         return self._heard(self._whole.last(metric))
 
-    def lists(self, metric: str, place: str) -> list[tuple[int, list[float]]]:
+    def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""
-        return self._whole.lists(metric, place) if self._hears(place) else []
+        return self._whole.lists(metric, place, n) if self._hears(place) else []
 
     def records(self) -> Iterator[Record]:
         """See `History.records`."""

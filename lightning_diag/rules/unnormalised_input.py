@@ -154,6 +154,9 @@ class UnnormalisedInput(Rule):
 
     def _finding(self, history: History, place: str, trouble: _Trouble, samples: int) -> Finding:
         first, last = history.steps[0], history.steps[-1]
+        if trouble.threshold == 0:
+            counts = history.series("input/nonfinite_count", place)
+            first = next(step for step, count in zip(*counts, strict=True) if count)
         return Finding(
             code=self.code,
             severity=_severity(history, is_broken=trouble.threshold == 0),

@@ -16,6 +16,10 @@ _NATURAL = 0.3
 """Size of a network's first outputs, if they are smaller still: PyTorch's initial weights give 0.1
 to 0.5, and a last layer that starts at zero will be there soon."""
 
+_USUAL = 1.0
+"""Size of a network's first outputs, if they are larger still: then inputs or initial weights are
+to blame, and not the targets (our choice: those of scaled inputs and He's weights give 1)."""
+
 
 @dataclass(frozen=True)
 class UnscaledTarget(Rule):
@@ -23,9 +27,10 @@ class UnscaledTarget(Rule):
 
     What it sees:
         Mean and spread of the targets against those of the first predictions: mean or spread
-        `factor` times as large as these, or a `factor`-th of them. That alone is no finding, since
-        networks can learn it: after `patience` steps the squared error must also be more than
-        `unexplained` of the variance of the targets, in each of `records` looks.
+        `factor` times as large as these, or a `factor`-th of them (of 1, if they are larger:
+        outputs beyond that come from inputs or weights that are too large). That alone is no
+        finding, since networks can learn it: after `patience` steps the squared error must also be
+        more than `unexplained` of the variance of the targets, in each of `records` looks.
 
     Why it matters:
         The first thousands of steps go into the offset and the scale, at gradients that are as
@@ -95,7 +100,7 @@ class UnscaledTarget(Rule):
         if not (math.isfinite(own) and 0 < size < math.inf):
             return None
         far = math.hypot(target - mean, spread)
-        off = max(far / max(own, _NATURAL), own / size)
+        off = max(far / max(own, _NATURAL), min(own, _USUAL) / size)
         return off if off >= self.factor else None
 
     def _found(

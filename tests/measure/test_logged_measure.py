@@ -57,3 +57,5 @@ def test_the_loss_is_the_one_called_so(names: list[str], loss: str | None) -> No
 
 def test_words_are_apart_at_signs_and_capitals() -> None:
     assert words("val/MeanIoU_Acc-5") == ["val", "mean", "iou", "acc", "5"]
+    assert words("BinaryF1Score") == ["binary", "f1", "score"]
+    assert words("valR2") == ["val", "r2"]

@@ -29,6 +29,7 @@ from lightning_diag.measure.losses import INDEX_LOSSES
 from lightning_diag.measure.noise import GradientPairMeasure, sample
 from lightning_diag.measure.output import PredictionMeasure
 from lightning_diag.measure.replica import ReplicaMeasure
+from lightning_diag.measure.samples import SampleSpreadMeasure
 from lightning_diag.measure.target import SpreadMeasure, TargetMeasure
 from lightning_diag.measure.update import UpdateMeasure
 from lightning_diag.measure.weight import (
@@ -47,6 +48,7 @@ MEASURES: list[Measure] = [
     VarianceGainMeasure(),
     FiredMeasure(),
     HistogramMeasure(4, lambda place: (-1.0, 1.0)),
+    SampleSpreadMeasure(),
     InputMeasure(lambda call: True),
     FeatureMeasure(lambda call: True),
     PredictionMeasure(),

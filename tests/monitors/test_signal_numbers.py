@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from runs import EVERY_STEP, Classifier, Net, data, history, seeded, trainer
 from torch import Tensor, nn
 
 from lightning_diag import BatchNormMonitor, GradientNoiseMonitor
+from lightning_diag.measure.base import Call
 from lightning_diag.measure.noise import GradientPairMeasure, noise_scale
 from lightning_diag.measure.tally import Tally
 
@@ -69,6 +71,37 @@ def test_batch_norm_equals_the_reference_on_each_eighth_look(accumulate: int) ->
         assert gap == pytest.approx(math.sqrt(sum(c[0] for c in calls) / accumulate), rel=1e-4)
         assert ratio == pytest.approx(math.exp(sum(c[1] for c in calls) / accumulate), rel=1e-4)
     assert set(watched.series("batch_norm/batch_size", PLACE).values) == {8.0}
+
+
+@pytest.mark.parametrize(
+    ("watched", "looks"),
+    [
+        (range(40), [7, 15, 23, 31, 39]),
+        (range(0, 60, 5), [10, 20, 30, 40, 50]),
+        (range(0, 60, 10), [10, 20, 30, 40, 50]),
+    ],
+)
+def test_looks_are_eight_steps_apart_however_many_steps_are_watched(
+    watched: range, looks: list[int]
+) -> None:
+    """A short run that is watched rarely has as many looks as it can have."""
+    monitor, run, tally = BatchNormMonitor(), Mock(), Tally(1, torch.device("cpu"))
+    run.module = nn.Sequential(nn.BatchNorm1d(3))
+    monitor.prepare(run)
+    (measure,) = monitor.call_measures()
+    seen = []
+    for step in watched:
+        run.step = step
+        for _ in range(2):  # both micro-batches of a step
+            call = Call("0/batch_norm#0", "batch_norm", "norm", 1, torch.randn(4, 3))
+            measure.before(call)
+            run.module(call.input)
+            seen += [step] * (measure.after(call) is not None)
+        monitor.collect(tally)
+    assert seen == [step for step in looks for _ in range(2)]
+    resumed = BatchNormMonitor()
+    resumed.load_observer_state(monitor.observer_state())
+    assert resumed.observer_state() == {"next": looks[-1] + 8}
 
 
 def test_a_layer_in_eval_mode_is_not_observed() -> None:

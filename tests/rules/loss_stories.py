@@ -145,6 +145,7 @@ SICK: dict[str, Callable[[], History]] = {
             "predicted_count": [3.0] * 10,
             "correct_count": [0.3] * 10,
         },
+        about={"train_samples": 1000},
     ),
 }
 """Code to a run that has the problem."""

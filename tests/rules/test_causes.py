@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
+from random import Random
 
 import pytest
 
@@ -12,8 +14,8 @@ from lightning_diag.finding import Event, Evidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.causes import BEHIND, CAUSES, explain
 from lightning_diag.rules.experiments import EXPERIMENTS
-from lightning_diag.rules.relations import ORIGINS, RELATIONS
-from rules.stories import call, story, weight
+from lightning_diag.rules.relations import EXCLUDED_BY, ORIGINS, RELATIONS
+from rules.stories import call, meta, story, weight
 
 
 def finding(
@@ -104,13 +106,132 @@ def test_the_family_with_the_most_severe_member_comes_first() -> None:
     findings = [
         finding("parameter-not-in-optimizer", severity="suspect"),
         finding("dead-relu", 3, severity="bad"),
-        finding("learning-rate-too-high", 2, severity="note"),
+        finding("learning-rate-too-high", 2, severity="suspect"),
     ]
     assert [line.split()[0] for line in told(findings)] == [
         "learning-rate-too-high",
         "dead-relu",
         "parameter-not-in-optimizer",
     ]
+
+
+def test_a_note_explains_notes_alone_unless_it_is_of_the_data_or_the_set_up() -> None:
+    """What did no harm in a run that does well has not brought about what did."""
+    for severity, cause in (("note", "learning-rate-too-high"), ("suspect", None)):
+        findings = [
+            finding("dead-relu", 3, severity=severity),  # type: ignore[arg-type]
+            finding("learning-rate-too-high", 2, severity="note"),
+        ]
+        assert explained(findings)["dead-relu"].caused_by == cause
+
+
+@pytest.mark.parametrize(
+    ("effect", "severity"), [("bad", "suspect"), ("suspect", "suspect"), ("note", "note")]
+)
+def test_data_that_bring_about_a_problem_are_no_mere_note(
+    effect: Severity, severity: Severity
+) -> None:
+    findings = [
+        finding("dead-relu", 9, severity=effect),
+        finding("unnormalised-input", severity="note"),
+    ]
+    found = explained(findings)
+    assert found["dead-relu"].caused_by == "unnormalised-input"
+    assert found["unnormalised-input"].severity == severity
+
+
+@pytest.mark.parametrize(("dead", "collapsed"), [(0, 3), (2, 3), (3, 0)])
+def test_units_die_before_a_signal_is_lost_or_because_it_is(dead: int, collapsed: int) -> None:
+    """Dead units nearer to the input shrink the signal; where it is lost, deeper ones follow."""
+    findings = [
+        finding("dead-relu", places=[call(dead)]),
+        finding("collapsed-activation", places=[call(collapsed)]),
+    ]
+    found = {f.code: f.caused_by for f in explain(findings, story(steps=[0]))}
+    first = dead < collapsed
+    assert found["dead-relu"] == (None if first else "collapsed-activation")
+    assert found["collapsed-activation"] == ("dead-relu" if first else None)
+
+
+@pytest.mark.parametrize(
+    ("began", "dead", "root"),
+    [(0, 3, "collapsed-activation"), (0, 2, "dead-relu"), (1, 3, "dead-relu")],
+)
+def test_units_that_are_silent_from_the_start_from_some_depth_on_have_lost_their_signal(
+    began: int, dead: int, root: str
+) -> None:
+    """The signal of thirty ReLUs fades little by little, and is called lost behind the first that
+    are silent for it."""
+    findings = [
+        finding("dead-relu", began, places=[call(dead)]),
+        finding("collapsed-activation", places=[call(dead + 2)]),
+    ]
+    history = story(steps=[0], about=meta(layers=8))
+    assert [f.code for f in explain(findings, history) if not f.caused_by] == [root]
+
+
+@pytest.mark.parametrize(
+    ("saturated", "starved", "root"),
+    [(90, 40, "vanishing-gradient"), (40, 40, "saturated-activation")],
+)
+def test_sigmoids_saturate_after_the_gradient_has_vanished_or_make_it_vanish(
+    saturated: int, starved: int, root: str
+) -> None:
+    """Glorot and Bengio, 2010: the last hidden layer saturates while the first ones stand still."""
+    findings = [
+        finding("saturated-activation", saturated),
+        finding("vanishing-gradient", starved),
+    ]
+    assert [f.code for f in explain(findings, story(steps=[0])) if not f.caused_by] == [root]
+
+
+def test_a_plateau_may_be_kept_up_by_what_began_early_in_it() -> None:
+    def cause(began: int) -> str | None:
+        findings = [finding("loss-plateau"), finding("vanishing-gradient", began)]
+        longer = [replace(f, steps=(f.steps[0], 400)) for f in findings]
+        return explained(longer)["loss-plateau"].caused_by
+
+    assert cause(68) == "vanishing-gradient"
+    assert cause(200) == "vanishing-gradient"
+    assert cause(260) is None
+
+
+def test_a_learning_rate_that_is_no_longer_too_low_explains_nothing_that_is_still_there() -> None:
+    for until, cause in ((None, "learning-rate-too-low"), (90, None)):
+        rate = replace(finding("learning-rate-too-low"), until=until)
+        assert explained([finding("loss-plateau"), rate])["loss-plateau"].caused_by == cause
+
+
+def test_what_is_always_there_is_a_rival_and_never_stands_before_what_began() -> None:
+    findings = [
+        finding("constant-prediction", 3),
+        finding("not-zero-centred", 141, severity="note"),
+        finding("vanishing-gradient", 13),
+    ]
+    told = explained(findings)["constant-prediction"]
+    assert told.caused_by == "vanishing-gradient"
+    assert told.rivals == ("not-zero-centred",)
+    assert explained(findings[:2])["constant-prediction"].caused_by == "not-zero-centred"
+
+
+@pytest.mark.parametrize(
+    ("effect", "cause"),
+    [
+        ("dead-relu", "embedding-collapse"),
+        ("dead-relu", "dead-embedding"),
+        ("initial-loss", "over-regularisation"),
+        ("learning-rate-too-high", "over-regularisation"),
+        ("exploding-gradient", "class-imbalance"),
+        ("overfitting", "class-imbalance"),
+        ("noisy-gradient", "batch-norm-gap"),
+        ("vanishing-gradient", "batch-norm-gap"),
+        ("missing-gradient", "unnormalised-input"),
+    ],
+)
+def test_data_and_set_up_come_before_what_they_bring_about(effect: str, cause: str) -> None:
+    """Whatever looks worse."""
+    findings = [finding(effect, severity="bad"), finding(cause, severity="suspect")]
+    assert [f.code for f in explain(findings, story(steps=[0]))] == [cause, effect]
 
 
 def test_severity_and_onset_rank_what_nothing_explains() -> None:
@@ -144,9 +265,38 @@ def test_any_set_of_findings_gives_trees_whatever_its_order() -> None:
 
 
 def test_every_cause_in_the_table_is_taken_when_it_is_alone() -> None:
-    for effect, causes in CAUSES.items():
-        for cause in causes:
-            assert told([finding(effect), finding(cause)])[1] == f"{effect} < {cause} > "
+    """But for those that must be known to lie nearer to the input, or to have come first."""
+    for effect, relations in RELATIONS.items():
+        for relation in relations:
+            if relation.side == "ahead" or relation.must_lead:
+                assert explained([finding(effect), finding(relation.cause)])[effect].caused_by != (
+                    relation.cause
+                )
+            else:
+                line = told([finding(effect), finding(relation.cause)])[1]
+                assert line == f"{effect} < {relation.cause} > "
+
+
+def test_whatever_is_found_anywhere_at_any_time_has_an_end_of_its_causes() -> None:
+    """Some may explain each other; place and time let them do so one way only."""
+    history, codes = story(function="tanh", steps=[0]), sorted({*CAUSES, *ORIGINS})
+    draw = Random(7)
+    spots = [weight(1), weight(3), call(0, "tanh"), call(2, "tanh"), call(4, "tanh")]
+    for _ in range(400):
+        findings = [
+            finding(
+                code,
+                draw.choice([0, 3, 10, 50, 90]),
+                severity=draw.choice(["note", "suspect", "bad"]),
+                places=draw.sample(spots, draw.randrange(3)),
+            )
+            for code in codes
+        ]
+        unsure = [code for code in codes if draw.random() < 0.3]
+        found = {f.code: f for f in explain(findings, history, unsure)}
+        assert found.keys() == set(codes)
+        for code in codes:
+            assert code not in found[code].cause_of
 
 
 # --- how sure it is ---
@@ -245,12 +395,18 @@ def test_a_pair_without_an_experiment_of_its_own_gets_the_one_that_always_tells(
 
 def test_the_cause_for_which_more_speaks_has_no_rival() -> None:
     findings = [
-        finding("embedding-collapse", 40),
-        finding("over-regularisation", 40),
-        finding("learning-rate-too-high", 10),
+        finding("diverging-loss", 40),
+        finding("loss-spike", 40),
+        finding("learning-rate-too-high", 38, before=[Event("lr-rise", 37, "The rate rose.")]),
     ]
-    told = explained(findings)["embedding-collapse"]
-    assert told.caused_by == "learning-rate-too-high"
+    assert explained(findings)["loss-spike"].caused_by == "learning-rate-too-high"
+    findings = [
+        finding("loss-oscillation", 40),
+        finding("learning-rate-too-high", 40),
+        finding("noisy-gradient", 10),
+    ]
+    told = explained(findings)["loss-oscillation"]
+    assert told.caused_by == "noisy-gradient"
     assert told.rivals == ()
     assert told.experiment == ""
     assert told.confidence == "medium"
@@ -277,6 +433,12 @@ def test_every_relation_says_how_it_works_in_a_sentence() -> None:
         causes = [relation.cause for relation in relations]
         assert len(causes) == len(set(causes)), effect
         assert all(r.why[0].isupper() and r.why.endswith(".") for r in relations), effect
+
+
+def test_what_excludes_a_diagnosis_is_none_of_its_consequences() -> None:
+    for code, others in EXCLUDED_BY.items():
+        assert code not in others
+        assert not {effect for effect, causes in CAUSES.items() if code in causes} & others
 
 
 def test_every_experiment_is_for_two_causes_of_one_problem() -> None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from lightning_diag.finding import Finding
 from lightning_diag.rules.class_imbalance import ClassImbalance
 from rules.loss_stories import loss_story
+from rules.stories import meta
+
+_COUNTS = ("target_count", "predicted_count", "correct_count")
 
 
 def found(
@@ -53,6 +56,24 @@ def test_what_is_too_rare_to_tell_is_a_note() -> None:
     assert finding is not None
     assert finding.severity == "note"
     assert found([32.0, 0.05, 0.0], [32.0, 0.0, 0.0], imbalance=70.0) is None
+
+
+def test_a_loss_of_several_classes_that_has_seen_targets_of_one_is_a_note() -> None:
+    def run(targets: list[float], *optimizers: str) -> list[Finding]:
+        history = loss_story(
+            lambda step: {"class/imbalance": 1.0, "class/majority_share": 1.0},
+            counts=lambda step: dict.fromkeys(_COUNTS, targets),
+            about={"optimizers": meta(optimizers=optimizers or ["SGD"])["optimizers"]},
+        )
+        return ClassImbalance()(history)
+
+    (finding,) = run([32.0, 0.0])
+    assert finding.severity == "note"
+    assert "are of class 0 of 2 (threshold 80 targets)" in finding.message
+    assert run([0.1, 0.0]) == []
+    assert run([32.0]) == []
+    assert run([16.0, 16.0]) == []
+    assert run([32.0, 0.0], "Adam", "Adam") == []  # a judge is told that all are real
 
 
 def test_looks_of_other_numbers_of_classes_are_left_out() -> None:

@@ -9,7 +9,7 @@ import pytest
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.collapsed_activation import CollapsedActivation
 from rules.signal_stories import spread
-from rules.stories import STEPS, call, flat, meta, story
+from rules.stories import STEPS, call, flat, geometric, meta, story
 
 
 def test_a_signal_that_is_lost_along_depth_is_found() -> None:
@@ -20,7 +20,7 @@ def test_a_signal_that_is_lost_along_depth_is_found() -> None:
     assert finding.places == tuple(call(i, "tanh") for i in (2, 3, 4))
     assert finding.message == (
         "The signal at `net.4.act/tanh#0` has shrunk to 0.0001 of its spread before (threshold "
-        "0.02), in each of the 4 watched steps from 390 to 399, as has that at "
+        "0.02), in each of 4 looks from step 390 to 399, as has that at "
         "`net.2.act/tanh#0` and `net.3.act/tanh#0`. The loss stands still."
     )
 
@@ -29,6 +29,32 @@ def test_a_signal_that_is_lost_along_depth_is_found() -> None:
 def test_the_threshold_decides(ratio: float, found: int) -> None:
     """0.376 four times is 0.02."""
     history = story(spread(ratio), function="tanh", loss=flat)
+    assert len(CollapsedActivation()(history)) == found
+
+
+def _by_sample(ratio: float) -> Any:
+    """Return spreads over samples beside those over all elements, which biases hold up."""
+
+    def change(step: int, values: Any) -> None:
+        spread(0.9)(step, values)
+        if step < 4 or step in STEPS[16::16]:
+            sizes = geometric(0.6, ratio, 5)
+            values["activation/sample_spread"] = {call(i, "tanh"): sizes[i] for i in range(5)}
+
+    return change
+
+
+@pytest.mark.parametrize(("ratio", "found"), [(0.37, 1), (0.38, 0)])
+def test_what_differs_from_sample_to_sample_is_the_signal(ratio: float, found: int) -> None:
+    """W7: ten layers with PyTorch's own weights, whose biases differ from unit to unit."""
+    assert len(CollapsedActivation()(story(_by_sample(ratio), function="tanh", loss=flat))) == found
+
+
+@pytest.mark.parametrize(("ratio", "found"), [(0.17, 1), (0.18, 0)])
+def test_what_is_not_faint_is_given_time(ratio: float, found: int) -> None:
+    """0.178 four times is a thousandth; Adam blows up what is left of more."""
+    steps = [step for step in STEPS if step < 100]
+    history = story(_by_sample(ratio), function="tanh", loss=flat, steps=steps)
     assert len(CollapsedActivation()(history)) == found
 
 

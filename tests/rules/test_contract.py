@@ -20,6 +20,7 @@ from lightning_diag.finding import SEVERITIES, Finding
 from lightning_diag.history import History
 from lightning_diag.rules import DEFAULT_RULES, NotObserved, Rule, default_rules
 from lightning_diag.rules.causes import BEHIND, CAUSES
+from lightning_diag.rules.relations import RELATIONS
 from rules import fit_stories, loss_stories, setup_stories, signal_stories
 from rules.stories import (
     LAYERS,
@@ -66,15 +67,6 @@ def _sick_stories() -> dict[str, Callable[[], History]]:
         values["gradient/missing"][weight(0)] = 1.0
         values["gradient/layer_norm"][layer(1)] = 0.0
 
-    def waiting(step: int, values: Any) -> None:
-        values["data/wait_fraction"] = {"": 0.8}
-
-    def shifted(step: int, values: Any) -> None:
-        values.update(batches(validation={"mean": 2.0}))
-
-    def unnormalised(step: int, values: Any) -> None:
-        values.update(inputs(mean=120.0, std=60.0, max=255.0, offset=2.0))
-
     def saturated(step: int, values: Any) -> None:
         values["activation/saturated_fraction"][call(1, "tanh")] = 0.8
 
@@ -92,13 +84,29 @@ def _sick_stories() -> dict[str, Callable[[], History]]:
         **fit_stories.SICK,
         **signal_stories.SICK,
         **loss_stories.SICK,
+    }
+
+
+def _sick_data() -> dict[str, Callable[[], History]]:
+    """Return the same for the codes of data."""
+
+    def waiting(step: int, values: Any) -> None:
+        values["data/wait_fraction"] = {"": 0.8}
+
+    def shifted(step: int, values: Any) -> None:
+        values.update(batches(validation={"mean": 2.0}))
+
+    def unnormalised(step: int, values: Any) -> None:
+        values.update(inputs(mean=120.0, std=60.0, max=255.0, offset=2.0))
+
+    return {
         "slow-dataloader": lambda: story(waiting),
         "train-validation-shift": lambda: story(shifted),
         "unnormalised-input": lambda: story(unnormalised),
     }
 
 
-SICK = _sick_stories()
+SICK = {**_sick_stories(), **_sick_data()}
 
 
 def _source(rule: type[Rule]) -> ast.ClassDef:
@@ -314,7 +322,8 @@ def test_every_cause_is_a_rule_and_nothing_causes_itself() -> None:
     assert all(cause in CAUSES[effect] for effect, cause in BEHIND)
 
     def upstream(code: str) -> set[str]:
-        return {c for cause in CAUSES.get(code, ()) for c in (cause, *upstream(cause))}
+        free = [r.cause for r in RELATIONS.get(code, ()) if r.side != "ahead" and not r.must_lead]
+        return {c for cause in free for c in (cause, *upstream(cause))}
 
     assert all(code not in upstream(code) for code in codes)
 

@@ -46,6 +46,16 @@ def test_dead_units_are_found_with_layer_and_since_when() -> None:
     )
 
 
+@pytest.mark.parametrize(("last", "severity"), [(190, "note"), (210, "suspect")])
+def test_a_third_of_a_call_is_suspect_once_the_loss_has_had_its_time(
+    last: int, severity: str
+) -> None:
+    """One of thirty layers with a quarter of its units off, and twenty steps, is no alarm."""
+    steps = [step for step in STEPS if step <= last]
+    (finding,) = DeadRelu()(story(_dead(0.3), loss=flat, steps=steps))
+    assert finding.severity == severity
+
+
 @pytest.mark.parametrize(("looks", "found"), [(8, 1), (7, 0)])
 def test_a_call_that_lets_nothing_through_need_not_wait_for_the_window(
     looks: int, found: int

@@ -107,6 +107,45 @@ def test_what_tells_of_the_onset_keeps_its_first_words() -> None:
     assert finding.severity == "suspect"
 
 
+@dataclass(frozen=True)
+class Excluded(Scripted):
+    """A diagnosis by exclusion."""
+
+    code: ClassVar[str] = "suspicious-labels"
+
+
+def test_a_diagnosis_by_exclusion_is_silent_beside_and_after_what_would_explain_it() -> None:
+    for script in (lambda step: "bad", lambda step: "bad" if step < 3 else None):
+        diagnosis = Diagnosis(
+            [Excluded(lambda step: "suspect" if step > 4 else None), Scripted(script)]
+        )
+        news = play(diagnosis, range(8))
+        assert [code for one in news for code, _ in one] == ["dead-relu"]
+        assert [found.code for found in diagnosis.findings] == ["dead-relu"]
+
+
+def test_a_diagnosis_by_exclusion_becomes_a_note_once_something_explains_it() -> None:
+    rules = [Excluded(lambda step: "suspect"), Scripted(lambda step: "bad" if step > 4 else None)]
+    diagnosis = Diagnosis(rules)
+    news = play(diagnosis, range(8))
+    assert news[0] == [("suspicious-labels", "suspect")]
+    assert news[5] == [("dead-relu", "bad")]
+    dead, labels = diagnosis.findings
+    assert dead.code == "dead-relu"
+    assert labels.severity == "note"
+    assert labels.until == 4
+    assert labels.message == (
+        "Seen at 4. It was seen until step 4. Since then `dead-relu` would explain it."
+    )
+
+
+def test_what_is_muted_excludes_nothing() -> None:
+    rules = [Excluded(lambda step: "suspect"), Scripted(lambda step: "bad")]
+    diagnosis = Diagnosis(rules, mute=["dead-relu"])
+    play(diagnosis, range(3))
+    assert [found.code for found in diagnosis.active] == ["suspicious-labels"]
+
+
 def test_active_findings_come_before_those_that_passed() -> None:
     rules = [
         Scripted(lambda step: "bad" if step < 2 else None),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lightning_diag.rules import init_scale
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.init_scale import InitScale
 from rules.setup_stories import gains
@@ -105,3 +106,19 @@ def test_a_resumed_run_has_no_initial_weights() -> None:
 
     verdict = InitScale().check(story(moved, steps=[s + 100 for s in STEPS]))
     assert verdict == NotObserved("init-scale", "the first step was not watched")
+
+
+def test_the_first_step_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not change, and a rule is asked hundreds of times."""
+    layers, asked = init_scale._layers, []
+
+    def counted(history: Any, values: Any) -> Any:
+        asked.append(len(history))
+        return layers(history, values)
+
+    monkeypatch.setattr(init_scale, "_layers", counted)
+    history = story(gains({LAST: 30.0}))
+    first = InitScale()(history)
+    assert InitScale()(history) == first
+    assert len(asked) == 1
+    assert InitScale(large=50.0)(history) == []

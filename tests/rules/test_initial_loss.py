@@ -59,6 +59,16 @@ def test_it_is_silent_on_what_looks_alike(
     assert found(first, function, call=call) is None
 
 
+@pytest.mark.parametrize(("first", "is_found"), [(6.9, False), (9.9, True)])
+def test_a_first_batch_of_one_class_is_the_loss_of_a_single_score(
+    first: float, is_found: bool
+) -> None:
+    """Twice as much is asked for then."""
+    one = {"class/majority_share": 1.0}
+    assert found(first) is not None
+    assert (found(first, numbers=one) is not None) == is_found
+
+
 def test_loud_predictions_of_a_regression_count() -> None:
     loud = {"output/std": 40.0, "target/std": 1.0}
     message = found(1600.0, "mse_loss", numbers=loud)

@@ -71,6 +71,20 @@ def test_harm_with_usual_updates_has_another_cause() -> None:
     assert _found(story(loss=flat)) == 0
 
 
+@pytest.mark.parametrize(("large", "found"), [(range(6), 0), (range(150, 160), 1)])
+def test_a_run_is_lost_to_the_updates_before_it_not_to_its_first_ones(
+    large: Any, found: int
+) -> None:
+    """A broken batch after 200 steps that went well, whose first ones were large as Adam's are."""
+
+    def change(step: int, values: Any) -> None:
+        _ratio(0.1 if step in large else 1e-3 if step < 160 else math.nan)(step, values)
+
+    steps = [step for step in STEPS if step < 220]
+    history = story(change, loss=lambda s: healthy_loss(s) if s < 160 else math.nan, steps=steps)
+    assert _found(history) == found
+
+
 def test_a_bump_at_the_start_is_forgiven() -> None:
     """L2: what warm-up would have avoided."""
     loss = lambda step: 2.3 + 3 * math.exp(-((step - 6) ** 2) / 20) if step < 25 else 1.0  # noqa: E731
@@ -146,6 +160,58 @@ def test_units_that_died_with_a_large_update_are_harm_enough(share: float, found
         assert "40% of the units of `net.1.act/relu#0` died with them" in finding.message
 
 
+@pytest.mark.parametrize(("peak", "found"), [(0.5, 1), (0.49, 0)])
+def test_units_that_died_while_weights_were_replaced_are_harm_even_if_it_learns(
+    peak: float, found: int
+) -> None:
+    """W5: Adam at 0.05 kills most of a layer in five steps, and the others learn what they can."""
+
+    def change(step: int, values: Any) -> None:
+        values["dead_relu/fraction"][call(1)] = 0.9 if step >= 9 else 0.0
+        _ratio(peak if step == 7 else 1e-3)(step, values)
+
+    assert _found(story(change, loss=lambda step: 2.3 * math.exp(-step / 100))) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "risen", "found"),
+    [(0.011, 0.7, 1), (0.011, 0.55, 0), (0.009, 0.7, 0)],
+    ids=["risen", "less", "small steps"],
+)
+def test_a_loss_at_several_times_its_best_while_steps_stay_large_is_suspect(
+    value: float, risen: float, found: int
+) -> None:
+    """W12: three times its best level, and a third of a large update."""
+
+    def change(step: int, values: Any) -> None:
+        _ratio(0.6 if step == 0 else value)(step, values)
+
+    history = story(change, loss=lambda s: 2.3 if s == 0 else 0.2 if s < 200 else risen)
+    assert _found(history) == found
+    if found:
+        (finding,) = LearningRateTooHigh()(history)
+        assert finding.severity == "suspect"
+        assert "the loss has risen to 0.7, after 0.2" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("value", "level", "early", "found"),
+    [(0.0051, 0.5, 0.3, 1), (0.0049, 0.5, 0.3, 0), (0.0051, 0.22, 0.3, 0), (0.0051, 0.5, 0.1, 0)],
+    ids=["wanders", "small steps", "has learned", "moved little"],
+)
+def test_steps_that_stay_large_while_it_learns_are_a_note(
+    value: float, level: float, early: float, found: int
+) -> None:
+    def change(step: int, values: Any) -> None:
+        _ratio(early if step < 8 else value)(step, values)
+
+    history = story(change, loss=lambda step: 2.3 if step < 50 else level)
+    findings = LearningRateTooHigh()(history)
+    assert [finding.severity for finding in findings] == ["note"] * found
+    if found:
+        assert "the newest ten still by 0.0051 or more" in findings[0].message
+
+
 def test_units_that_were_dead_at_the_first_look_died_of_something_else() -> None:
     def change(step: int, values: Any) -> None:
         values["dead_relu/fraction"][call(1)] = 0.9
@@ -172,6 +238,19 @@ def test_updates_that_stay_large_while_the_loss_crawls_are_suspect(
     """W10: the loss falls, then stalls too high."""
     history = story(_ratio(value), loss=lambda step: 2.3 if step < 50 else 1.5)
     assert _found(history) == found
+
+
+@pytest.mark.parametrize(("decay", "found"), [(0.049, 1), (0.051, 0)])
+def test_updates_that_are_decay_are_told_by_another_rule(decay: float, found: int) -> None:
+    """A rate of 1 and a decay of 0.05 are half of an update of 0.1."""
+
+    def change(step: int, values: Any) -> None:
+        _ratio(0.1)(step, values)
+        values["lr/value"] = {"SGD/group0": 1.0}
+
+    about = meta()
+    about["optimizers"] = [{"class": "SGD", "groups": [{"lr": 1.0, "weight_decay": decay}]}]
+    assert _found(story(change, loss=lambda step: 2.3, about=about)) == found
 
 
 def test_weights_that_start_at_zero_do_not_count() -> None:

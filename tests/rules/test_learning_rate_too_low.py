@@ -64,6 +64,14 @@ def test_updates_that_cannot_lower_the_loss_are_found_at_any_size(share: float, 
         assert "could have lowered it by at most 0.552, 24.0% (threshold 25%)" in finding.message
 
 
+@pytest.mark.parametrize(("classes", "found"), [(10_000, 0), (9_800, 1), (2, 1)])
+def test_a_trained_classifier_may_be_tuned_slowly(classes: int, found: int) -> None:
+    """Its first loss, 2.3, is a quarter of ln 9,897."""
+    about = meta()
+    about["losses"] = {"cross_entropy#0": {"function": "cross_entropy", "classes": classes}}
+    assert _found(story(_ratio(2e-6), loss=flat, about=about)) == found
+
+
 def test_weights_that_move_as_usual_have_another_problem() -> None:
     """W1: deep sigmoids have small gradients at first, and Adam moves them all the same."""
     assert _found(story(_reaching(0.01, value=0.99e-3), loss=flat)) == 1

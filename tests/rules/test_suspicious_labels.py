@@ -23,7 +23,8 @@ def even(step: int) -> Mapping[str, list[float]]:
 
 
 def found(**options: Any) -> Finding | None:
-    given = {"numbers": lambda step: {}, "loss": stuck, "counts": even, **options}
+    about = {"train_samples": 1000}
+    given = {"numbers": lambda s: {}, "loss": stuck, "counts": even, "about": about, **options}
     findings = SuspiciousLabels()(loss_story(given.pop("numbers"), **given))
     return findings[0] if findings else None
 
@@ -62,6 +63,10 @@ def vanishing(step: int, values: Any) -> None:
         {"loss": healthy_loss},
         {"loss": lambda step: 3.5 + 0.01 * (step % 3)},
         {"loss": lambda step: 2.0 if step > 150 else 2.3},
+        {"loss": lambda step: 1.0 if 100 < step < 150 else 2.3},
+        {"loss": lambda step: 2.52 - 0.0008 * step},
+        {"about": {"train_samples": 20_000}},
+        {"about": {}},
         {"change": scaled(1e-3)},
         {"change": scaled(30.0)},
         {"change": vanishing},
@@ -73,6 +78,10 @@ def vanishing(step: int, values: Any) -> None:
         "learns",
         "above chance",
         "below chance",
+        "thrown back",
+        "falls",
+        "first pass",
+        "data without end",
         "hardly moves",
         "moves too far",
         "vanishes",
@@ -92,7 +101,8 @@ def test_frequent_classes_lower_what_chance_is() -> None:
     def uneven(step: int) -> Mapping[str, list[float]]:
         return {name: [27.0, 3.0] for name in even(0)}
 
-    assert entropy([27.0, 3.0]) == pytest.approx(0.3251, abs=1e-4)
+    assert entropy([2700.0, 300.0]) == pytest.approx(0.3251, abs=2e-4)
+    assert entropy([27.0, 3.0]) == pytest.approx(0.3251 + 1 / 60, abs=1e-4)
     finding = found(counts=uneven, loss=lambda s: 0.33 if s > 20 else 0.5)
     assert finding is not None
     assert found(counts=uneven, loss=lambda s: 0.28 if s > 20 else 0.4) is None

@@ -10,7 +10,7 @@ import pytest
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.unnormalised_input import UnnormalisedInput
-from rules.stories import flat, inputs, meta, story
+from rules.stories import STEPS, flat, inputs, meta, story
 
 PLACE = "net.0/linear#0"
 
@@ -111,3 +111,13 @@ def test_few_samples_say_nothing() -> None:
     verdict = UnnormalisedInput().check(run(samples=31.0, **PIXELS))
     assert verdict == NotObserved("unnormalised-input", "fewer than 32 samples were seen")
     assert UnnormalisedInput().check(run(samples=31.0, nonfinite_count=1.0)) != []
+
+
+def test_a_nan_is_told_from_the_step_on_that_it_came() -> None:
+    def change(step: int, values: Any) -> None:
+        values.update(inputs(nonfinite_count=float(step >= 30)))
+
+    (finding,) = UnnormalisedInput()(story(change, loss=flat))
+    assert finding.steps[0] == next(step for step in STEPS if step >= 30)
+    (finding,) = UnnormalisedInput()(run(**PIXELS))
+    assert finding.steps[0] == 0

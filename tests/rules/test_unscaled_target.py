@@ -58,6 +58,19 @@ def test_it_is_silent_on_what_looks_alike(mean: float, std: float, unexplained: 
     assert found(mean, std, unexplained) is None
 
 
+def test_predictions_that_are_too_large_are_no_matter_of_the_targets() -> None:
+    """Those of inputs in thousands, against targets of the usual size."""
+
+    def run(output: float, target: float) -> bool:
+        numbers = {"output/std": output, "target/std": target, "target/mean": 0.0}
+        numbers["target/unexplained_ratio"] = 30.0
+        return bool(UnscaledTarget()(loss_story(lambda step: numbers, function="mse_loss")))
+
+    assert not run(100.0, 1.0)
+    assert run(1.0, 0.01)
+    assert run(100.0, 0.01)
+
+
 def test_a_scale_that_is_learned_in_time_is_fine() -> None:
     assert found(300.0, 1.0, 0.1, start=9e4) is None
 

@@ -54,7 +54,31 @@ def test_if_later_layers_learn_all_the_same_it_is_suspect() -> None:
 def test_just_above_either_threshold_nothing_is_said(
     gradient: list[float], ratio: list[float]
 ) -> None:
-    assert VanishingGradient()(story(_profile(gradient, ratio), loss=flat)) == []
+    assert VanishingGradient()(story(_profile(gradient, ratio))) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "ratio", "loss", "found"),
+    [
+        (4.9e-3, 1.9e-5, flat, 1),
+        (5.1e-3, 1.9e-5, flat, 0),
+        (4.9e-3, 2.1e-5, flat, 0),
+        (4.9e-3, 1.9e-5, healthy_loss, 0),
+    ],
+)
+def test_less_is_enough_while_the_loss_stands_still(
+    first: float, ratio: float, loss: Any, found: int
+) -> None:
+    """Ten tanh layers with PyTorch's own weights: a factor of 0.58 a layer."""
+    profile = _profile([first, *[1.0] * 5], [ratio, *EVEN[1:]])
+    findings = VanishingGradient()(story(profile, loss=loss))
+    assert [finding.severity for finding in findings] == ["suspect"] * found
+
+
+def test_a_short_standstill_is_given_time() -> None:
+    steps = [step for step in STEPS if step < 100]
+    profile = _profile([4.9e-3, *[1.0] * 5], [1.9e-5, *EVEN[1:]])
+    assert VanishingGradient()(story(profile, loss=flat, steps=steps)) == []
 
 
 def test_just_below_both_thresholds_it_is_found() -> None:
@@ -87,7 +111,8 @@ def test_a_starved_layer_between_fed_ones_is_not_vanishing() -> None:
 
 
 def test_frozen_layers_do_not_count() -> None:
-    history = story(_profile(STARVED, SLOW), loss=flat, about=meta(frozen=[0, 1, 2]))
+    starved, slow = [*STARVED[:3], *[1.0] * 3], [*SLOW[:3], *EVEN[3:]]
+    history = story(_profile(starved, slow), loss=flat, about=meta(frozen=[0, 1, 2]))
     assert VanishingGradient()(history) == []
 
 
@@ -131,3 +156,47 @@ def test_two_layers_have_no_depth() -> None:
 def test_the_first_steps_are_too_early() -> None:
     verdict = VanishingGradient().check(story(_profile(STARVED, SLOW), steps=STEPS[:15]))
     assert verdict == NotObserved("vanishing-gradient", "fewer than 16 steps were watched")
+
+
+def _loop(gain: float, *, calls: int = 12, gate: str = "tanh", begins: bool = True) -> Any:
+    """Return a loop over two layers, of which one is given the state."""
+    about = meta(2)
+    sites: dict[str, Any] = {}
+    for i in range(calls):
+        sites[f"net.0/linear#{i}"] = {"function": "linear", "kind": "layer", "module": "net.0"}
+        sites[f"net.1/linear#{i}"] = {"function": "linear", "kind": "layer", "module": "net.1"}
+        sites[f"net.act/{gate}#{i}"] = {"function": gate, "kind": gate, "module": "net.act"}
+    about["sites"] = sites
+
+    def change(step: int, values: Any) -> None:
+        gains = {f"net.0/linear#{i}": 20.0 for i in range(calls)}
+        gains |= {f"net.1/linear#{i}": gain for i in range(int(begins), calls)}
+        values["activation/variance_gain"] = gains
+
+    return change, about
+
+
+@pytest.mark.parametrize(
+    ("gain", "options", "loss", "found"),
+    [
+        (0.25, {}, flat, 1),  # half of a state eleven times: 0.0005
+        (0.30, {}, flat, 0),
+        (0.25, {}, healthy_loss, 0),
+        (0.01, {"calls": 7}, flat, 0),
+        (0.01, {"gate": "sigmoid"}, flat, 0),
+        (0.01, {"begins": False}, flat, 0),
+    ],
+    ids=["forgets", "keeps", "learns", "short", "gated", "used for parts of the input"],
+)
+def test_a_loop_that_forgets_its_first_step_is_found_if_the_loss_stands_still(
+    gain: float, options: Any, loss: Any, found: int
+) -> None:
+    """W1: what a plain recurrent network forgets, its gradients do not reach."""
+    change, about = _loop(gain, **options)
+    findings = VanishingGradient()(story(change, layers=2, loss=loss, about=about))
+    assert [finding.severity for finding in findings] == ["suspect"] * found
+    if found:
+        assert findings[0].places == (weight(1),)
+        assert (
+            "`net.1` is called 12 times in a row, which leaves 0.000488 of" in findings[0].message
+        )

@@ -36,7 +36,7 @@ def sample(gradients: Sequence[Tensor | None], most: int = SAMPLED) -> Tensor | 
         return None
     values = [local_part(g)[0].detach() for g in gradients if g is not None]
     stride = max(1, math.ceil(sum(x.numel() for x in values) / most))
-    return plain(torch.cat([_thinned(x, stride) for x in values]))
+    return plain(torch.cat([_thinned(x, stride) for x in values])).reshape(-1)
 
 
 def _thinned(x: Tensor, stride: int) -> Tensor:

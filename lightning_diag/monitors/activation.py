@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lightning_diag.measure.activation import (
     OutputMeasure,
@@ -99,7 +100,6 @@ class ActivationMonitor(Monitor):
         self._ranges.clear()
         self._spans = {}
         self._taken.clear()
-        self._looks = 0
         self._has_begun = False
 
     def call_measures(self) -> Sequence[CallMeasure]:
@@ -155,3 +155,11 @@ class ActivationMonitor(Monitor):
             f"{gain}_max": extreme(values, gain, max),
             "activation/nonfinite_count": float(sum(bad.values())) if bad else math.nan,
         }
+
+    def observer_state(self) -> dict[str, Any]:
+        """See `Observer.observer_state`."""
+        return {"looks": self._looks}
+
+    def load_observer_state(self, state: Mapping[str, Any]) -> None:
+        """See `Observer.load_observer_state`."""
+        self._looks = int(state.get("looks", 0))

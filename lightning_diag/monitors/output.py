@@ -159,7 +159,7 @@ class OutputMonitor(Monitor):
             "pools": {
                 place: {"targets": pool.targets, "hits": pool.hits}
                 for place, pool in self._pools.items()
-            }
+            },
         }
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:

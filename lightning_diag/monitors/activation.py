@@ -23,6 +23,9 @@ from lightning_diag.probe.run import Run
 Span = tuple[float, float]
 _HISTOGRAM_EVERY = 8
 """Our choice: a histogram costs about as much as all other statistics of a call together."""
+_GAIN_FIRST, _GAIN_APART = 16, 4
+"""Our choice: gains of the first 16 steps, then of steps that are at least 4 apart. They drift as
+slowly as weights do, and looking at the inputs and outputs of all layers costs most of all."""
 _FIRST_LOOKS = 4
 _SPREAD_EVERY = 16
 """Our choice: a signal is lost from the start, or slowly; the first four looks are all taken."""
@@ -48,15 +51,16 @@ class ActivationMonitor(Monitor):
         ``diag/activation/variance_gain_min`` and ``_max``: of layers, output over input variance.
         ``diag/activation/nonfinite_count``: NaN and infinite outputs.
         The history gets every call, see docs/architecture.md, and a histogram of its output on
-        every eighth watched step.
+        every eighth watched step; variance gains at steps at least four apart, after the first 16.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Cost:
-        Five passes over the output of each activation function, two over that of each layer, one
-        to two over the inputs of saturating functions, on a watched step; on one in sixteen of
-        them one over 32 features of at most 256 samples.
+        Five passes over the output of each activation function, one to two over the inputs of
+        saturating functions, on a watched step; two over inputs and outputs of each layer, at most
+        at every fourth step; on one watched step in sixteen one over 32 features of at most 256
+        samples.
 
     Example:
         >>> ActivationMonitor(bins=16).bins
@@ -86,17 +90,20 @@ class ActivationMonitor(Monitor):
         self._measures = (
             OutputMeasure(),
             SaturationMeasure(),
-            VarianceGainMeasure(),
+            VarianceGainMeasure(self._gain_is_due),
             SampleSpreadMeasure(self._spread_is_due),
         )
         self._ranges: dict[str, Span] = {}
         self._spans: dict[str, Span] = {}
         self._taken: deque[dict[str, Span]] = deque()
         self._looks = 0
+        self._gained = -_GAIN_APART
         self._has_begun = False
+        self._run: Run | None = None
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
+        self._run = run
         self._ranges.clear()
         self._spans = {}
         self._taken.clear()
@@ -105,6 +112,10 @@ class ActivationMonitor(Monitor):
     def call_measures(self) -> Sequence[CallMeasure]:
         """See `Observer.call_measures`."""
         return (*self._measures, HistogramMeasure(self.bins, self._range_of))
+
+    def _gain_is_due(self) -> bool:
+        step = 0 if self._run is None else self._run.step
+        return step < _GAIN_FIRST or step - self._gained >= _GAIN_APART
 
     def _spread_is_due(self) -> bool:
         return self._looks < _FIRST_LOOKS or self._looks % _SPREAD_EVERY == 0
@@ -117,6 +128,8 @@ class ActivationMonitor(Monitor):
 
         The bins of a step stand before it begins, and its digest may come after the next one has.
         """
+        if self._run is not None and self._gain_is_due():
+            self._gained = self._run.step
         self._taken.append(self._spans)
         self._looks += 1
         is_due = self._looks % _HISTOGRAM_EVERY == 1 or not self._has_begun
@@ -158,8 +171,13 @@ class ActivationMonitor(Monitor):
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
-        return {"looks": self._looks}
+        return {"looks": self._looks, "gained": self._gained}
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """See `Observer.load_observer_state`."""
         self._looks = int(state.get("looks", 0))
+        self._gained = int(state.get("gained", -_GAIN_APART))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the run behind."""
+        return {**super().__getstate__(), "_run": None}

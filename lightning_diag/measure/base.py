@@ -55,7 +55,10 @@ class Columns:
 
     def joined(self, other: Columns) -> Columns:
         """Return these columns and those of another observation of the same places."""
-        return Columns(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
+        device = self.sums.device  # the other's may be the host, where it had nothing to look at
+        return Columns(
+            self.sums + other.sums.to(device), torch.maximum(self.maxima, other.maxima.to(device))
+        )
 
 
 class HostColumns(Columns):
@@ -89,7 +92,7 @@ class HostColumns(Columns):
     def joined(self, other: Columns) -> Columns:
         """See `Columns.joined`."""
         if not isinstance(other, HostColumns):
-            return super().joined(other)
+            return other.joined(self)
         pairs = zip(self.rows, other.rows, strict=True)
         rows = [[a + b for a, b in zip(*pair, strict=True)] for pair in pairs]
         pairs = zip(self.peaks, other.peaks, strict=True)

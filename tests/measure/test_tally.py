@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from lightning_diag.measure.base import Columns, placed, table
+from lightning_diag.measure.base import Columns, HostColumns, placed, table
 from lightning_diag.measure.tally import Joined, Tally
 
 CPU = torch.device("cpu")
@@ -151,3 +153,23 @@ def test_rows_and_places() -> None:
     assert placed(["a", "b"], torch.tensor([1.0, 2.0])) == {"a": 1.0, "b": 2.0}
     with pytest.raises(ValueError, match="zip"):
         placed(["a"], torch.tensor([1.0, 2.0]))
+
+
+def test_floats_of_the_host_join_tensors_of_a_device() -> None:
+    """A parameter without a gradient leaves floats, one with a gradient on a GPU tensors there."""
+    host = HostColumns([[1.0, 2.0]], [[3.0]])
+    tensors = Columns(torch.tensor([[10.0, 20.0]]), torch.tensor([[1.0]]))
+    for joined in (host.joined(tensors), tensors.joined(host), tensors.joined(tensors)):
+        assert type(joined) is Columns
+    assert (
+        host.joined(tensors).sums.tolist() == tensors.joined(host).sums.tolist() == [[11.0, 22.0]]
+    )
+    assert host.joined(tensors).maxima.tolist() == tensors.joined(host).maxima.tolist() == [[3.0]]
+
+
+@pytest.mark.parametrize("values", [(1.0, math.nan), (math.nan, 1.0), (-math.inf, 2.0)])
+def test_floats_join_as_tensors_do(values: tuple[float, float]) -> None:
+    one, two = (HostColumns([[value]], [[value]]) for value in values)
+    expected = Columns(one.sums, one.maxima).joined(Columns(two.sums, two.maxima))
+    torch.testing.assert_close(one.joined(two).sums, expected.sums, equal_nan=True)
+    torch.testing.assert_close(one.joined(two).maxima, expected.maxima, equal_nan=True)

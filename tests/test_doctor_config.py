@@ -10,8 +10,9 @@ import yaml
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from lightning_diag import Doctor
+from lightning_diag import DeadReLUTracker, Doctor, LossMonitor
 from lightning_diag.rules.dead_relu import DeadRelu
+from lightning_diag.rules.non_finite import NonFinite
 
 CONFIG = """
 trainer:
@@ -75,3 +76,35 @@ def test_a_wrong_code_is_refused_with_a_hint(capsys: pytest.CaptureFixture[str])
     with pytest.raises((SystemExit, ValueError)) as stop:
         built(CONFIG.replace("[slow-dataloader,", "[slow-dataloaders,"))
     assert "did you mean 'slow-dataloader'" in capsys.readouterr().err + str(stop.value)
+
+
+def test_monitors_and_rules_are_built_from_yaml() -> None:
+    """P43: with their own arguments; what is left out keeps its default."""
+    doctor = built(
+        """
+trainer:
+  accelerator: cpu
+  logger: false
+  callbacks:
+    - class_path: lightning_diag.Doctor
+      init_args:
+        every_n_steps: 20
+        stop_on: [non-finite]
+        monitors:
+          - class_path: lightning_diag.LossMonitor
+            init_args: {window: 32}
+          - class_path: lightning_diag.DeadReLUTracker
+        rules:
+          - class_path: lightning_diag.rules.dead_relu.DeadRelu
+            init_args: {fraction: 0.25}
+          - class_path: lightning_diag.rules.non_finite.NonFinite
+    - class_path: lightning_diag.GradientMonitor
+      init_args: {max_overhead: 0.5}
+"""
+    )
+    loss, dead = doctor.monitors
+    assert isinstance(loss, LossMonitor)
+    assert isinstance(dead, DeadReLUTracker)
+    assert (loss.window, dead.window) == (32, DeadReLUTracker().window)
+    assert doctor.rules == [DeadRelu(fraction=0.25), NonFinite()]
+    assert (doctor.every_n_steps, doctor.stop_on) == (20, ["non-finite"])

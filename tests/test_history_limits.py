@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -257,3 +258,15 @@ def test_a_million_steps_of_a_large_model_stay_under_64_megabytes(tmp_path: Path
     assert len(history) >= 400
     assert len(history.series("loss/train").steps) >= 100_000
     assert_agree(history, History.open(path))
+
+
+def test_a_record_that_thins_the_history_is_written_once(tmp_path: Path) -> None:
+    """A file that is rewritten for a record holds it already."""
+    path = tmp_path / "h.jsonl"
+    history = History(path, max_numbers=9_000)
+    for _ in run(history, 500):
+        pass
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [line["record"]["step"] for line in lines if "record" in line]
+    assert len(steps) < 500
+    assert steps == history.steps

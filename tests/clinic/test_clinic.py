@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import rich
 
 from lightning_diag.rules import default_rules
 
@@ -55,8 +56,10 @@ def _cases(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
+def _quiet() -> Iterator[None]:
     quiet()
+    yield
+    rich.reconfigure()  # the command has taken the terminal from rich
 
 
 def _lesson(name: str) -> Lesson:

@@ -358,3 +358,28 @@ def test_histogram_counts_every_output() -> None:
     assert high == close(float(net.seen["tanh"][0].max()))
     outputs = net.seen["tanh"][2].clamp(low, high)
     assert counts == torch.histc(outputs.float(), 32, low, high).tolist()
+
+
+def test_a_step_whose_gradients_vanish_was_neither_clipped_nor_spared() -> None:
+    """Clipping leaves nothing as it is, whatever it does to the steps that it is there for."""
+
+    class Nothing(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) * float(batch_idx not in (1, 4))
+
+    fit = trainer(GradientMonitor(**EVERY_STEP), gradient_clip_val=1e-3, max_epochs=1)
+    fit.fit(Nothing(), data())
+    fractions = history().series("gradient/clipped_fraction")
+    assert fractions.steps == [0, 2, 3, 5]
+    assert fractions.values == [1.0] * 4
+
+
+def test_frozen_parameters_that_an_optimizer_holds_are_absent() -> None:
+    """P3, P20: nobody misses their gradients, and there is no update to measure."""
+    module = Classifier()
+    module.net.first.requires_grad_(requires_grad=False)
+    trainer(*all_monitors(), max_epochs=1).fit(module, data())
+    watched = history()
+    for metric in ("gradient/missing", "gradient/norm", "update/norm", "update/ratio"):
+        assert "net.second.weight" in watched.places(metric)
+        assert "net.first.weight" not in watched.places(metric)

@@ -313,6 +313,19 @@ def test_batches_of_both_stages_are_seen_alike() -> None:
     assert watched.last("data/samples")["validation/0"] == 64
 
 
+def test_of_several_validation_sets_the_first_is_compared_with_training() -> None:
+    class Both(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            """Do nothing."""
+
+    sets = [images(offset=3.0, samples=32), images(offset=-9.0, samples=32)]
+    trainer(DataMonitor(**EVERY_STEP), max_epochs=1).fit(Both(Pictures()), images(), sets)
+    x = torch.cat([batch[0] for batch in sets[0]])
+    watched = history()
+    assert watched.last("data/samples")["validation/0"] == 32
+    assert watched.last("data/mean")["validation/0"] == pytest.approx(float(x.mean()), rel=1e-5)
+
+
 BATCHES: list[Any] = [
     {"x": torch.randn(4, 8), "name": ["a"] * 4, "n": 3},
     (torch.randn(4, 8), {"deep": [torch.ones(4), None]}, "text", 3, object()),

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from runs import EVERY_STEP, Classifier, Net, data, history, seeded, trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_diag import Doctor, SetupMonitor, WeightMonitor
 from lightning_diag.history import History
@@ -145,6 +146,33 @@ def test_rows_that_were_ever_looked_up_are_counted(sparse: bool) -> None:
     assert "net.table.weight" not in found.places("weight/duplicate_fraction")
 
 
+def words(*rows: int) -> DataLoader[Any]:
+    """Return six batches in which `Words` looks up these rows alone."""
+    x = torch.zeros(48, 8)
+    x[:, :4] = (torch.tensor(rows).repeat(48)[: 48 * 4].view(48, 4) + 0.5) / 5
+    return DataLoader(TensorDataset(x, torch.arange(48) % 3), batch_size=8)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_rows_looked_up_before_a_checkpoint_count_after_it() -> None:
+    """H7, P25: a resumed run begins with rows that have turned already."""
+
+    def make() -> Classifier:
+        return Classifier(Words(sparse=False), lambda p: torch.optim.SGD(p, lr=0.5))
+
+    def run() -> None:
+        first = trainer(WeightMonitor(**EVERY_STEP), max_epochs=2)
+        first.fit(make(), words(0, 1, 2, 3))
+        first.save_checkpoint("end.ckpt")
+        second = trainer(WeightMonitor(**EVERY_STEP), max_epochs=3)
+        second.fit(make(), words(6, 7, 8, 9), ckpt_path="end.ckpt")
+
+    seeded(run)
+    touched = history().series("embedding/touched_fraction", "net.table.weight")
+    assert touched.steps == [16]
+    assert touched.values == [8 / 40]
+
+
 class Stale(Classifier):
     """Freezes a layer that the optimizer holds, and keeps its gradients."""
 
@@ -239,3 +267,10 @@ def test_a_model_loaded_in_eval_mode_is_seen_until_it_is_put_right() -> None:
 
 def test_one_process_has_no_difference_between_ranks() -> None:
     assert "setup/rank_difference" not in watched(Classifier()).metrics()
+
+
+def test_where_nothing_is_frozen_nothing_is_said_of_it() -> None:
+    """What does not exist is absent, not 0; of modes there is always something to say."""
+    found = watched(Classifier())
+    assert "setup/frozen_changed" not in found.metrics()
+    assert set(found.last("setup/eval_mode").values()) == {0.0}

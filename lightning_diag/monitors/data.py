@@ -84,6 +84,7 @@ class DataMonitor(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"every_n_steps": every_n_steps},
         )
         self._measures = (InputMeasure(self._is_input), FeatureMeasure(self._lacks_samples))
         self._recurrent: tuple[str, int] | None = None

@@ -69,6 +69,7 @@ class OutputMonitor(Monitor):
             max_overhead=max_overhead,
             startup_seconds=startup_seconds,
             compiled_models=compiled_models,
+            identity={"every_n_steps": every_n_steps},
         )
         self._measures = (
             PredictionMeasure(self._is_due),

@@ -59,8 +59,8 @@ class VanishingGradient(Rule):
     8 watched steps was 1.8e-3."""
     stuck_share: float = 5e-3
     """The same where the loss has stood still for `patience` steps, at least `gradient_share`. Our
-    choice: of 160 healthy runs none had less than 8e-3 in eight watched steps, whatever its loss
-    did, but for the few that `gradient_share` tells of."""
+    choice: the healthy runs that were looked at had 8e-3 and more in eight watched steps, whatever
+    their loss did, but for the few that `gradient_share` tells of."""
     update_share: float = 1e-2
     """Share of the update ratio of later layers below which a layer does not train, 0 to 1. Our
     choice: a hundredth of their speed; healthy runs with as small a gradient had more."""

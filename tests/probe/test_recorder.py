@@ -99,6 +99,7 @@ def test_without_loggers_nothing_is_declared_and_nothing_fails() -> None:
     recorder.log({"a": 1.0}, step=0)
     recorder.show_histograms(record(0), 0)
     recorder.show_table(0)
+    assert recorder.history.steps == []
 
 
 def test_loggers_that_show_scalars_alone_are_not_asked_for_more() -> None:

@@ -87,9 +87,10 @@ def test_inference_tensors_are_no_trouble() -> None:
     from lightning_diag.measure.activation import OutputMeasure, VarianceGainMeasure
 
     for measure in (OutputMeasure(), VarianceGainMeasure()):
-        with watching(net, measure):
+        with watching(net, measure) as watch:
             net.student(features)
             functional.relu(features)
+        assert list(watch.sites) == ["student.act/relu#0", "student/tanh#0"]
 
 
 @pytest.mark.parametrize(

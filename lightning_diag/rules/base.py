@@ -57,7 +57,9 @@ class Rule(ABC):
         known = set(history.metrics())
         missing = [metric for metric in self.needs if metric not in known]
         if missing:
-            return self.not_observed(f"{' and '.join(f'`{m}`' for m in missing)} was not measured")
+            names = " and ".join(f"`{metric}`" for metric in missing)
+            verb = "was" if len(missing) == 1 else "were"
+            return self.not_observed(f"{names} {verb} not measured")
         return self.judge(history)
 
     @abstractmethod

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Call, CallMeasure, Columns
-from lightning_diag.measure.tally import Joined, Pending, Tally
+from lightning_diag.measure.tally import Pending, Tally
 from lightning_diag.probe.clock import clock_for
 from lightning_diag.probe.eager import EagerStep
 from lightning_diag.probe.ending import Ending
 from lightning_diag.probe.guard import Guard
 from lightning_diag.probe.notes import NoteTaker
-from lightning_diag.probe.observer import Digest, Observer, Stage, WatcherLike
+from lightning_diag.probe.observer import Observer, Stage, WatcherLike
 from lightning_diag.probe.opening import earlier_state, joint_budget, open_recorder
 from lightning_diag.probe.places import trained_modules
 from lightning_diag.probe.run import Run
-from lightning_diag.probe.schedule import Times, overhead
+from lightning_diag.probe.schedule import Kind, Times, overhead
 from lightning_diag.probe.steps import OptimizerSteps
-from lightning_diag.probe.timing import StepTimer
+from lightning_diag.probe.timing import StepTimer, charged
 from lightning_diag.probe.waiting import FetchTimer
 from lightning_diag.probe.watch import CallWatch
+from lightning_diag.probe.writer import Cost, Writer
 from lightning_diag.record import Record
 from lightning_diag.warning import warn
 
@@ -58,14 +59,14 @@ class Fit:
         self._began = time.perf_counter()
         self._ending = Ending(run)
         self._times = Times()
-        self._timer = StepTimer(clock_for(run.device))
+        self.timer = StepTimer(clock_for(run.device))
         self._fetches = FetchTimer(clock_for(run.device))
         self._tally = Tally(run.ranks, run.device)
         run.train_samples = run.pooled_samples(self._tally.all_of(run.count_samples()))
         self._optimizers = OptimizerSteps(run, state.get("counts", ()))
         self._pending: tuple[Pending, Record, int] | None = None
         self._watching = self._stepped = self._in_window = False
-        self._waited = self._last_logged = 0
+        self._waited = 0
         self._observers = self._prepared(fresh=not state)
         self._every_batch = [
             observer
@@ -86,10 +87,15 @@ class Fit:
                 self._measures.append(measure)
         self._eager = EagerStep(watchers[0].compiled_models)
         self._watch = CallWatch(trained_modules(run.module), self._measures, self._sink, self._look)
-        self._sites_told = 0
         self.recorder = open_recorder(run, watchers, state, self._tally, self._steps)
-        self.recorder.history.update_meta(run.describe())
-        self._was_lazy = run.is_lazy
+        self._writer = Writer(
+            run,
+            watchers,
+            self._observers,
+            guard=self.guard,
+            recorder=self.recorder,
+            watch=self._watch,
+        )
 
     def _prepared(self, *, fresh: bool) -> list[Observer]:
         """Prepare all observers; those that cannot work here are left out with one warning."""
@@ -118,6 +124,7 @@ class Fit:
 
     # -- what Lightning's hooks call, in this order ------------------------------------------
 
+    @charged
     def batch_start(self, batch_idx: int, batch: Any = None) -> None:
         """Decide at the first micro-batch of a step whether to watch it."""
         if not self._in_window:
@@ -125,9 +132,10 @@ class Fit:
             self._watching = self._steps >= self._next or self._ending.reached(
                 batch_idx, self._steps - self._steps_before
             )
-            self._timer.begin_step(watched=self._watching)
-        self._fetches.attach(self._run.fetcher)
-        self._timer.begin_batch()
+            self.timer.begin_step(watched=self._watching)
+        if batch_idx == 0 or self._steps == self._steps_before:
+            self._fetches.attach(self._run.fetcher)
+        self.timer.begin_batch()
         if self._watching and self._of_batches:
             with torch.no_grad():
                 for observer in self._of_batches:
@@ -136,16 +144,19 @@ class Fit:
             self._eager.start()
             self._watch.start()
 
+    @charged
     def forward_pause(self) -> None:
         """Look away while backward runs."""
         if self._watching:
             self._watch.pause()
 
+    @charged
     def forward_resume(self) -> None:
         """Look again: with manual optimisation another forward pass may follow."""
         if self._watching and not self._run.automatic:
             self._watch.resume()
 
+    @charged
     def before_step(self, optimizer: Any) -> None:
         """Count a step of `optimizer`, and show its gradients if it is watched."""
         if self._run.automatic and self._stepped:
@@ -158,6 +169,7 @@ class Fit:
                 self._optimizers.watch(index, self._observers, self.guard, self._tally)
             self.forward_resume()
 
+    @charged
     def batch_end(self, outputs: Any) -> None:
         """End a micro-batch, and with the step's last one the step."""
         if self._every_batch:
@@ -170,9 +182,9 @@ class Fit:
             self._emit_pending()
         if self._stepped and self._watching:
             self._join()
-        self._timer.end_batch()
+        self.timer.end_batch()
         if self._stepped:
-            self._timer.end_step()
+            self.timer.end_step()
             self._steps += 1
             self._stepped = self._in_window = self._watching = False
 
@@ -217,7 +229,7 @@ class Fit:
         if self._pending is not None:
             self._emit_pending()
         self.epoch_noted()
-        self.guard.run(self.recorder, self.recorder.show_table, self._last_logged)
+        self._writer.close()
 
     def detach(self) -> None:
         """Leave nothing attached, whatever happened."""
@@ -246,7 +258,8 @@ class Fit:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return None
-        loss = loss.detach()
+        if loss.requires_grad:
+            loss = loss.detach()
         factor = self._run.trainer.accumulate_grad_batches if self._run.automatic else 1
         return loss * factor if factor > 1 else loss
 
@@ -257,8 +270,8 @@ class Fit:
             self._optimizers.end_window(self._observers, self.guard, self._tally)
             for observer in self._observers:
                 self.guard.run(observer, observer.collect, self._tally)
-            times = self._timer.times()
-            scalars = {"plain": times.plain, "watched": times.watched, "seconds": self._seconds()}
+            times = self.timer.times()
+            scalars = {**asdict(times), "seconds": self._seconds()}
             waited = self._fetches.share()
             scalars["waited"] = -1.0 if waited is None else waited  # of the slowest rank
             for observer in self._observers:
@@ -290,72 +303,18 @@ class Fit:
         began = time.perf_counter()
         (pending, stub, log_step), self._pending = self._pending, None
         joined = pending.wait()
-        self._times = Times(joined.scalars["plain"], joined.scalars["watched"])
+        self._times = Times(**{kind: joined.scalars[kind] for kind in get_args(Kind)})
         for observer in self._observers:
             if joined.scalars[observer.tag] > 0:
                 self.guard.silence(observer)  # what fails on one rank is silent on all
         if not pending.asynchronous:
             self._plan()
-        self._emit(self._filled(stub, joined), log_step)
-        if pending.asynchronous:
-            self._timer.add_cost(time.perf_counter() - began)
-
-    def _filled(self, stub: Record, joined: Joined) -> Record:
-        whole = Digest()
-        for observer in self._observers:
-            digest = self.guard.run(observer, observer.digest, joined, self._run, stub.step)
-            if digest is not None:
-                for metric, values in digest.values.items():
-                    whole.values.setdefault(metric, {}).update(values)
-                whole.dense.update(digest.dense)
-                for metric, lists in digest.lists.items():
-                    whole.lists.setdefault(metric, {}).update(lists)
-        self._add_times(whole, stub.step)
-        if joined.scalars["waited"] >= 0:
-            whole.put("data/wait_fraction", "", joined.scalars["waited"])
-        return replace(
-            stub,
-            values=whole.values,
-            dense=whole.dense,
-            lists=whole.lists,
-            seconds=joined.scalars["seconds"],
-        )
-
-    def _add_times(self, digest: Digest, step: int) -> None:
-        for metric, seconds in (
-            ("step_time/plain_seconds", self._times.plain),
-            ("step_time/watched_seconds", self._times.watched),
-        ):
-            if seconds > 0:
-                digest.put(metric, "", seconds)
-        digest.put("overhead/interval_steps", "", float(self._next - step))
-        share = overhead(step + 1, self._watched, self._times)
-        if share is not None:
-            digest.put("overhead/fraction", "", share)
-
-    def _emit(self, record: Record, log_step: int) -> None:
-        if self._was_lazy:
-            self._was_lazy = self._run.is_lazy
-            self.recorder.history.update_meta(self._run.describe())
-        if len(self._watch.sites) > self._sites_told:
-            self._sites_told = len(self._watch.sites)
-            sites = {
-                place: {
-                    "function": function.name,
-                    "kind": function.kind,
-                    "module": place.rpartition("/")[0],
-                }
-                for place, function in self._watch.sites.items()
-            }
-            self.recorder.history.update_meta({"sites": sites})
-        self.recorder.keep(record)
-        for watcher in self._watchers:
-            self.guard.run(watcher, watcher.on_record, record)
+        share = overhead(stub.step + 1, self._watched, self._times)
+        cost = Cost(self._times, share, self._next - stub.step)
+        self._writer.write(stub, joined, cost, log_step)
         self._stop_if_wanted()
-        scalars = self._headline(record)
-        self.guard.run(self.recorder, self.recorder.log, scalars, log_step)
-        self.guard.run(self.recorder, self.recorder.show_histograms, record, log_step)
-        self._last_logged = log_step
+        if pending.asynchronous:
+            self.timer.add_cost(time.perf_counter() - began)
 
     def _stop_if_wanted(self) -> None:
         """End the fit on all ranks if any watcher on any rank wants it to."""
@@ -363,13 +322,6 @@ class Fit:
             wanted = any(watcher.wants_stop for watcher in self._watchers)
             if self._tally.any(wanted):
                 self._run.trainer.should_stop = True
-
-    def _headline(self, record: Record) -> dict[str, float]:
-        scalars: dict[str, float] = {}
-        for observer in self._observers:
-            scalars.update(self.guard.run(observer, observer.headline, record.values) or {})
-        share = record.values.get("overhead/fraction", {}).get("", float("nan"))
-        return {**scalars, "overhead/fraction": share}
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._began

@@ -9,6 +9,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal, get_args
 
 _FIRST_STEPS = 4
 """Steps watched one after the other: enough that a run of 5 steps shows data."""
@@ -75,7 +76,9 @@ class Budget:
             # watching took at most all of the watched steps; two more may pass before it is known
             spent = (watched + 2) * times.watched
             return wanted if spent <= self.startup_seconds else max(wanted, step + _TO_COMPARE)
-        per_step = self.max_overhead * times.plain
+        allowed = self.max_overhead * times.plain
+        # where the hooks alone cost more than allowed, watching goes on at a quarter of the budget
+        per_step = max(allowed - times.hooks, allowed / _PAY_BACK)
         spent = (watched + 1) * times.cost - self.startup_seconds
         # a cost that has risen counts for all looks so far: without a limit there may be no more
         affordable = min(spent / per_step, step + _PAY_BACK * times.cost / per_step)
@@ -90,13 +93,22 @@ class Times:
     """Of a step that was not watched."""
     watched: float = 0.0
     """Of a watched one, with everything that followed from it."""
+    after: float = 0.0
+    """Of the first one after it, which finds the caches cold."""
+    hooks: float = 0.0
+    """Of the probe's own part in a step that was not watched."""
 
     @property
     def cost(self) -> float | None:
-        """Seconds that watching adds to a step; None until both kinds were measured."""
+        """Seconds that watching adds to a step and the next; None until both were measured."""
         if self.plain <= 0 or self.watched <= 0:
             return None
-        return max(0.0, self.watched - self.plain)
+        later = self.after - self.plain if self.after > 0 else 0.0
+        return max(0.0, self.watched - self.plain + max(0.0, later))
+
+
+Kind = Literal["plain", "watched", "after", "hooks"]
+"""Which field of `Times` a length belongs to."""
 
 
 class StepTimes:
@@ -105,26 +117,24 @@ class StepTimes:
     Example:
         >>> times = StepTimes()
         >>> for seconds in (0.1, 0.1, 0.9):
-        ...     times.add(seconds, watched=False)
-        >>> times.add(0.15, watched=True)
+        ...     times.add("plain", seconds)
+        >>> times.add("watched", 0.15)
         >>> round(times.medians().cost, 3)
         0.05
     """
 
     def __init__(self) -> None:
-        self._plain: deque[float] = deque(maxlen=_SAMPLES)
-        self._watched: deque[float] = deque(maxlen=_SAMPLES)
+        self._lengths: dict[Kind, deque[float]] = {
+            kind: deque(maxlen=_SAMPLES) for kind in get_args(Kind)
+        }
 
-    def add(self, seconds: float, *, watched: bool) -> None:
+    def add(self, kind: Kind, seconds: float) -> None:
         """Add the length of one step."""
-        (self._watched if watched else self._plain).append(seconds)
+        self._lengths[kind].append(seconds)
 
     def medians(self) -> Times:
         """Return the median of the last steps of each kind."""
-        return Times(
-            plain=median(self._plain) if self._plain else 0.0,
-            watched=median(self._watched) if self._watched else 0.0,
-        )
+        return Times(**{kind: median(kept) for kind, kept in self._lengths.items() if kept})
 
 
 def overhead(step: int, watched: int, times: Times) -> float | None:
@@ -136,5 +146,5 @@ def overhead(step: int, watched: int, times: Times) -> float | None:
     """
     if times.cost is None or step < 1:
         return None
-    spent = watched * times.cost
-    return spent / (step * times.plain + spent)
+    looks = watched * times.cost
+    return (looks + step * times.hooks) / (step * times.plain + looks)

@@ -239,11 +239,35 @@ def test_cost_is_unknown_until_both_kinds_of_step_were_measured() -> None:
     assert Times(2.0, 2.5).cost == 0.5
 
 
+def test_what_the_step_after_a_look_takes_longer_is_part_of_its_cost() -> None:
+    """It finds the caches cold."""
+    assert Times(2.0, 2.5, after=2.25).cost == 0.75
+    assert Times(2.0, 2.5, after=1.0).cost == 0.5
+
+
+def test_what_the_hooks_cost_on_all_steps_is_taken_from_the_budget() -> None:
+    """P19: 1 % of 100 s a step buys a look of 10 s every 10 steps, every 20 if hooks take half."""
+    budget = Budget(1, 0.01, 0.0)
+    assert budget.next_step(99, 100, Times(100.0, 110.0)) == 139  # spent 1010, a quarter a look
+    assert budget.next_step(999, 99, Times(100.0, 110.0)) == 1000
+    assert budget.next_step(999, 99, Times(100.0, 110.0, hooks=0.5)) == 1079
+    assert overhead(1000, 100, Times(100.0, 110.0)) == pytest.approx(1000 / 101_000)
+    assert overhead(1000, 50, Times(100.0, 110.0, hooks=0.5)) == pytest.approx(1000 / 100_500)
+
+
+def test_hooks_that_cost_more_than_is_allowed_leave_a_quarter_of_the_budget_to_looks() -> None:
+    """P38: a run of very short steps is still diagnosed."""
+    budget = Budget(1, 0.01, 0.0)
+    times = Times(1.0, 2.0, hooks=0.5)
+    assert budget.next_step(10_000, 10, times) == 10_001
+    assert budget.next_step(10_000, 25, times) == 10_400
+
+
 def test_medians_are_of_the_newest_fifteen() -> None:
     times = StepTimes()
     for i in range(40):
-        times.add(float(i), watched=False)
-        times.add(1e9 if i < 20 else 3.0, watched=True)
+        times.add("plain", float(i))
+        times.add("watched", 1e9 if i < 20 else 3.0)
     assert times.medians() == Times(plain=32.0, watched=3.0)
 
 

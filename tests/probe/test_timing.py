@@ -10,7 +10,7 @@ import torch
 from lightning_diag.probe import clock as clocks
 from lightning_diag.probe.clock import CudaClock, HostClock, clock_for
 from lightning_diag.probe.schedule import Times
-from lightning_diag.probe.timing import StepTimer
+from lightning_diag.probe.timing import StepTimer, charged
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_the_cost_is_known_where_watched_and_other_steps_alternate(steps: Steps)
     assert steps.timer.times().cost == 3.0
 
 
-def test_once_there_are_enough_the_first_step_after_a_watched_one_is_left_out(
+def test_once_there_are_enough_the_first_step_after_a_watched_one_is_kept_apart(
     steps: Steps,
 ) -> None:
     """Caches are cold then, and numbers may still be on their way."""
@@ -76,7 +76,29 @@ def test_once_there_are_enough_the_first_step_after_a_watched_one_is_left_out(
     for _ in range(15):
         steps.take(5.0, watched=True)
         steps.take(99.0)
-    assert steps.timer.times().plain == 2.0
+    assert steps.timer.times() == Times(plain=2.0, watched=5.0, after=99.0)
+
+
+def test_what_the_probe_does_in_the_hooks_of_a_plain_step_is_known_at_the_next(
+    steps: Steps,
+) -> None:
+    """The last hook is still running when the step ends."""
+
+    class Owner:
+        timer = steps.timer
+
+        @charged
+        def hook(self, seconds: float) -> None:
+            now[0] += seconds
+
+    now, owner = [0.0], Owner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: now[0])
+        for watched in (True, False, False, True):
+            steps.take(2.0, watched=watched)
+            owner.hook(7.0 if watched else 0.5)
+            owner.hook(0.25)
+    assert steps.timer.times() == Times(plain=2.0, watched=2.0, hooks=0.75)
 
 
 def test_nothing_is_known_in_the_beginning(steps: Steps) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -150,9 +150,6 @@ class VarianceGainMeasure(CallMeasure):
 
     Absent where the input did not vary.
 
-    Args:
-        due: Whether to look at the forward pass that begins.
-
     References:
         Glorot and Bengio, Understanding the difficulty of training deep feedforward neural
         networks, AISTATS 2010.
@@ -163,13 +160,6 @@ class VarianceGainMeasure(CallMeasure):
     outputs: ClassVar[dict[str, str]] = {
         "variance_gain": "variance of the output over variance of the input; 1 keeps the signal",
     }
-
-    def __init__(self, due: Callable[[], bool] = lambda: True) -> None:
-        self._due = due
-
-    def is_due(self) -> bool:
-        """See `CallMeasure.is_due`."""
-        return self._due()
 
     def after(self, call: Call) -> Columns | None:
         """See `CallMeasure.after`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -194,15 +194,29 @@ class Measure(ABC):
         """
 
 
+def always() -> bool:
+    """Return true: what measures look at that are always due."""
+    return True
+
+
 class CallMeasure(Measure):
-    """A measure of a function's call. It sees the input before the call, the output after."""
+    """A measure of a function's call. It sees the input before the call, the output after.
+
+    Args:
+        due: Whether to look at the forward pass that begins; always by default.
+    """
 
     kinds: ClassVar[frozenset[str]]
     """The kinds of function that it looks at."""
 
+    _due: Callable[[], bool] = staticmethod(always)
+
+    def __init__(self, due: Callable[[], bool] = always) -> None:
+        self._due = due
+
     def is_due(self) -> bool:
         """Return whether to look at the forward pass that begins; asked once for each."""
-        return True
+        return self._due()
 
     def before(self, call: Call) -> Columns | None:
         """Look at the input, which an in-place function is about to overwrite."""

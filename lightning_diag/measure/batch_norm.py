@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, placed
+from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, always, placed
 from lightning_diag.measure.moments import Scalar, plain
 
 
@@ -35,6 +35,7 @@ class BatchNormMeasure(CallMeasure):
     Args:
         remember: Is told a call site just before its running statistics change.
         recall: Returns how they did; None where they are not to be compared.
+        due: See `CallMeasure`.
 
     Example:
         >>> import torch
@@ -57,8 +58,12 @@ class BatchNormMeasure(CallMeasure):
     }
 
     def __init__(
-        self, remember: Callable[[str], None], recall: Callable[[str], Update | None]
+        self,
+        remember: Callable[[str], None],
+        recall: Callable[[str], Update | None],
+        due: Callable[[], bool] = always,
     ) -> None:
+        super().__init__(due)
         self._remember = remember
         self._recall = recall
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.activation import ACTIVATIONS
-from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers
+from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, always
 from lightning_diag.measure.moments import plain, wide
 
 _ELEMENTS = 65_536
@@ -27,6 +27,7 @@ class HistogramMeasure(CallMeasure):
     Args:
         bins: Number of bins, at least 2.
         ranges: Gives the range ``(low, high)`` of a place, or None to leave it out.
+        due: See `CallMeasure`.
     """
 
     name: ClassVar[str] = "activation"
@@ -35,7 +36,13 @@ class HistogramMeasure(CallMeasure):
         "histogram": "list: lower and upper end of the range, then the count of each bin",
     }
 
-    def __init__(self, bins: int, ranges: Callable[[str], tuple[float, float] | None]) -> None:
+    def __init__(
+        self,
+        bins: int,
+        ranges: Callable[[str], tuple[float, float] | None],
+        due: Callable[[], bool] = always,
+    ) -> None:
+        super().__init__(due)
         self.bins = bins
         self._ranges = ranges
 

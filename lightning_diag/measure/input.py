@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers
+from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, always
 from lightning_diag.measure.data import thinned
 from lightning_diag.measure.moments import nonfinite_count, wide
 
@@ -22,6 +22,7 @@ class InputMeasure(CallMeasure):
 
     Args:
         wanted: Says whether a call is one of those to look at.
+        due: See `CallMeasure`.
     """
 
     name: ClassVar[str] = "input"
@@ -32,7 +33,8 @@ class InputMeasure(CallMeasure):
         "nonfinite_count": "NaN and infinite ones among them",
     }
 
-    def __init__(self, wanted: Callable[[Call], bool]) -> None:
+    def __init__(self, wanted: Callable[[Call], bool], due: Callable[[], bool] = always) -> None:
+        super().__init__(due)
         self._wanted = wanted
 
     def before(self, call: Call) -> Columns | None:
@@ -60,6 +62,7 @@ class FeatureMeasure(CallMeasure):
 
     Args:
         wanted: Says whether a call is one of those to look at.
+        due: See `CallMeasure`.
     """
 
     name: ClassVar[str] = "input"
@@ -73,7 +76,8 @@ class FeatureMeasure(CallMeasure):
         "samples": "samples that these rest on",
     }
 
-    def __init__(self, wanted: Callable[[Call], bool]) -> None:
+    def __init__(self, wanted: Callable[[Call], bool], due: Callable[[], bool] = always) -> None:
+        super().__init__(due)
         self._wanted = wanted
 
     def before(self, call: Call) -> Columns | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -25,9 +25,6 @@ class SampleSpreadMeasure(CallMeasure):
     The spread over all elements does not tell a signal that is lost: biases differ from unit to
     unit, and are the same for each sample. The first dimension is taken for that of samples.
 
-    Args:
-        is_due: Says whether to look at this step.
-
     Example:
         >>> call = Call("act/tanh#0", "tanh", "tanh", 1, torch.zeros(2, 2))
         >>> call.output = torch.tensor([[-9.0, 1.0, 2.0], [-9.0, 3.0, 2.0]]) * 3**0.5
@@ -44,9 +41,6 @@ class SampleSpreadMeasure(CallMeasure):
         "sample_spread": "RMS over features of their standard deviation over samples; 0 or more",
     }
 
-    def __init__(self, is_due: Callable[[], bool] = lambda: True) -> None:
-        self._is_due = is_due
-
     def after(self, call: Call) -> Columns | None:
         """See `CallMeasure.after`.
 
@@ -55,7 +49,7 @@ class SampleSpreadMeasure(CallMeasure):
             of each feature the sum and the sum of squares.
         """
         output = call.output
-        if output is None or not self._is_due():
+        if output is None:
             return None
         if output.dim() < 2 or output.numel() == 0 or output.layout != torch.strided:
             return None

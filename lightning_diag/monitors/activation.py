@@ -111,7 +111,13 @@ class ActivationMonitor(Monitor):
 
     def call_measures(self) -> Sequence[CallMeasure]:
         """See `Observer.call_measures`."""
-        return (*self._measures, HistogramMeasure(self.bins, self._range_of))
+        return (
+            *self._measures,
+            HistogramMeasure(self.bins, self._range_of, self._has_spans),
+        )
+
+    def _has_spans(self) -> bool:
+        return bool(self._spans)
 
     def _gain_is_due(self) -> bool:
         step = 0 if self._run is None else self._run.step

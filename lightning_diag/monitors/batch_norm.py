@@ -72,7 +72,7 @@ class BatchNormMonitor(Monitor):
         self._run: Run | None = None
         self._next = _EVERY - 1
         self._looked_at: int | None = None
-        self._measure = BatchNormMeasure(self._remember, self._recall)
+        self._measure = BatchNormMeasure(self._remember, self._recall, self._is_due)
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
@@ -99,7 +99,7 @@ class BatchNormMonitor(Monitor):
 
     def _remember(self, place: str) -> None:
         layer = self._layers.get(place.rpartition("/")[0])
-        if layer is None or not layer.training or not self._is_due():
+        if layer is None or not layer.training:
             return
         mean, variance = layer.running_mean, layer.running_var
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):

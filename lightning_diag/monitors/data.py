@@ -64,7 +64,6 @@ class DataMonitor(Monitor):
     Cost:
         On the first four watched steps and every sixteenth one: some passes over at most 65,536
         elements of each tensor of the batch, and of the input as long as few samples are known.
-        On others two short calls of Python for each layer.
 
     Example:
         >>> DataMonitor().observers[0].__class__.__name__
@@ -86,7 +85,10 @@ class DataMonitor(Monitor):
             compiled_models=compiled_models,
             identity={"every_n_steps": every_n_steps},
         )
-        self._measures = (InputMeasure(self._is_input), FeatureMeasure(self._lacks_samples))
+        self._measures = (
+            InputMeasure(self._is_input, self._looks_now),
+            FeatureMeasure(self._lacks_samples, self._looks_now),
+        )
         self._recurrent: tuple[str, int] | None = None
         self._is_normed: set[str] = set()
         self._forget()
@@ -154,10 +156,11 @@ class DataMonitor(Monitor):
         if self._lacks_samples(call):
             self._noted.append((_FEATURES, path, feature_columns(x, -1)))
 
+    def _looks_now(self) -> bool:
+        return self._is_looking
+
     def _is_input(self, call: Call) -> bool:
         """Whether a call is given data: the first one, and those that read the batch itself."""
-        if not self._is_looking:
-            return False
         is_first, self._begun = not self._begun, True
         if call.input.requires_grad or len(self._chosen) >= _INPUTS:
             return False
@@ -171,7 +174,7 @@ class DataMonitor(Monitor):
 
     def _lacks_samples(self, call: Call) -> bool:
         """Whether to look at the features of an input as well."""
-        if not self._is_looking or call.place not in self._chosen:
+        if call.place not in self._chosen:
             return False
         known = self._features.get(call.place)
         return known is None or float(known[0][0]) < _ENOUGH_SAMPLES

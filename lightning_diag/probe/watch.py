@@ -54,15 +54,17 @@ class CallWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._modules = modules
-        self._before = _by_kind(measures, "before")
-        self._after = _by_kind(measures, "after")
+        self._measures = measures
+        self._all_before = _by_kind(measures, "before")
+        self._all_after = _by_kind(measures, "after")
+        self._before: Looks = {}
+        self._after: Looks = {}
+        self._resting: set[str] = set()
         self._sink = sink
         self._look = look
         self._calls: dict[str, int] = {}
         self._cache = MomentsCache()
         self._units = UnitDims()
-        self._losses = [measure for measure in measures if "loss" in measure.kinds]
-        self._sees_losses = False
         self._started = self._entered = False
         self.sites: dict[str, Function] = {}
 
@@ -71,7 +73,11 @@ class CallWatch(TorchFunctionMode):
         self.stop()
         self._calls.clear()
         self._units.clear()
-        self._sees_losses = any(measure.is_due() for measure in self._losses)
+        due = {id(measure) for measure in self._measures if measure.is_due()}
+        self._before, self._after = _due(self._all_before, due), _due(self._all_after, due)
+        if self.sites:  # the first pass takes note of all calls, also of those for later
+            known = self._all_before.keys() | self._all_after.keys()
+            self._resting = known - self._before.keys() - self._after.keys()
         self._started = True
         self.resume()
 
@@ -118,6 +124,9 @@ class CallWatch(TorchFunctionMode):
             if func in UNITS_LAST:
                 self._units.note(output, last=True)
             return output
+        if function.kind in self._resting:
+            self._note_layout(function, args, kwargs)
+            return func(*args, **kwargs)
         call = self._call(function, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
@@ -127,6 +136,14 @@ class CallWatch(TorchFunctionMode):
             self._observe(call, self._after)
         return call.output
 
+    def _note_layout(
+        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Take note of a layer that nobody looks at in this pass: others look at what follows."""
+        x = args[0] if args else kwargs.get("input")
+        if function.channels_last is not None and isinstance(x, Tensor) and _trains():
+            self._units.note(x, last=function.channels_last)
+
     def _call(
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
@@ -134,7 +151,7 @@ class CallWatch(TorchFunctionMode):
         if not isinstance(x, Tensor) or not _readable(x) or not _trains():
             return None
         if function.kind == "loss":
-            return self._loss_call(function, args, kwargs) if self._sees_losses else None
+            return self._loss_call(function, args, kwargs)
         place = self._place(function)
         if place is None:
             return None
@@ -178,9 +195,18 @@ class CallWatch(TorchFunctionMode):
 _Look = tuple[CallMeasure, Callable[[Call], Columns | None]]
 
 
-def _by_kind(measures: Sequence[CallMeasure], moment: str) -> dict[str, list[_Look]]:
+Looks = dict[str, list[_Look]]
+
+
+def _due(looks: Looks, due: set[int]) -> Looks:
+    """Return the looks of the measures whose turn it is."""
+    chosen = {kind: [look for look in own if id(look[0]) in due] for kind, own in looks.items()}
+    return {kind: own for kind, own in chosen.items() if own}
+
+
+def _by_kind(measures: Sequence[CallMeasure], moment: str) -> Looks:
     """Return what looks at each kind of call at this moment: only who has something to do then."""
-    looks: dict[str, list[_Look]] = {}
+    looks: Looks = {}
     for measure in measures:
         if getattr(type(measure), moment) is not getattr(CallMeasure, moment):
             for kind in measure.kinds:

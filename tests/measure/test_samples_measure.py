@@ -65,5 +65,5 @@ def test_what_has_no_spread_is_absent(x: Tensor) -> None:
 
 
 def test_looks_are_taken_when_they_are_due() -> None:
-    call = Call("a", "tanh", "tanh", 1, torch.ones(4, 4), torch.ones(4, 4))
-    assert SampleSpreadMeasure(lambda: False).after(call) is None
+    assert not SampleSpreadMeasure(lambda: False).is_due()
+    assert SampleSpreadMeasure().is_due()

@@ -14,7 +14,14 @@ from runs import EVERY_STEP, Classifier, all_monitors, data, history, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_diag import DataMonitor, Doctor, GradientMonitor, LossMonitor, Record
+from lightning_diag import (
+    ActivationMonitor,
+    DataMonitor,
+    Doctor,
+    GradientMonitor,
+    LossMonitor,
+    Record,
+)
 from lightning_diag.probe import fit as fit_module
 from lightning_diag.probe.clock import HostClock
 from lightning_diag.probe.opening import joint_budget
@@ -205,3 +212,18 @@ def test_a_record_is_in_the_history_before_it_is_judged() -> None:
     doctor = Judges(**EVERY_STEP)
     trainer(doctor, max_epochs=1).fit(Classifier(), data())
     assert doctor.newest == [(step, step) for step in range(6)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_variance_gains_are_taken_at_steps_four_apart_after_the_first_sixteen(
+    accumulate: int,
+) -> None:
+    """They cost most of all numbers, and drift as slowly as the weights do."""
+    monitor = ActivationMonitor(**EVERY_STEP)
+    trainer(monitor, max_epochs=5 * accumulate, accumulate_grad_batches=accumulate).fit(
+        Classifier(), data()
+    )
+    numbers = history()
+    place, *_ = numbers.places("activation/variance_gain")
+    assert numbers.series("activation/variance_gain", place).steps == [*range(16), 19, 23, 27]
+    assert len(numbers.series("activation/mean", numbers.places("activation/mean")[0]).steps) == 30

@@ -188,6 +188,57 @@ def test_measures_see_the_kinds_that_they_name() -> None:
     assert places(net, lambda: net(torch.randn(3, 4)), "softmax") == []
 
 
+class Sometimes(Spy):
+    """Has its turn when told, and counts how often it is asked."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__(*kinds)
+        self.turn = True
+        self.asked = 0
+
+    def is_due(self) -> bool:
+        self.asked += 1
+        return self.turn
+
+
+def test_a_measure_that_is_not_due_is_asked_once_a_pass_and_shown_nothing() -> None:
+    net = Net()
+    seldom, always = Sometimes("layer", "relu"), Spy("relu")
+    watch = watch_of(net, seldom, always)
+    for turn in (True, False, True):
+        seldom.turn = turn
+        watch.start()
+        net(torch.randn(3, 4))
+        watch.stop()
+    assert seldom.asked == 3
+    assert seldom.before_calls.count("body.0.lin/linear#0") == 2
+    assert seldom.after_calls.count("shared/relu#1") == 2
+    assert always.after_calls.count("shared/relu#1") == 3
+
+
+def test_layers_that_nobody_looks_at_still_tell_how_units_lie() -> None:
+    """The activation after a linear layer counts units last, after a convolution in the middle."""
+    dims: list[int] = []
+
+    class Units(Spy):
+        def after(self, call: Call) -> Columns | None:
+            dims.append(call.unit_dim)
+            return None
+
+    layers = Sometimes("layer")
+    for turn in (True, False):
+        layers.turn = turn
+        watch = watch_of(net := nn.Sequential(nn.Linear(4, 4), nn.ReLU()), layers, Units("relu"))
+        watch.start()
+        net(torch.randn(2, 3, 4))
+        watch.stop()
+        watch = watch_of(net := nn.Sequential(nn.Conv1d(3, 5, 1), nn.ReLU()), layers, Units("relu"))
+        watch.start()
+        net(torch.randn(2, 3, 4))
+        watch.stop()
+    assert dims == [-1, 1, -1, 1]
+
+
 def test_columns_go_to_the_sink_and_what_raises_through_the_guard() -> None:
     def look(measure: CallMeasure, observe: Any, call: Call) -> Columns | None:
         try:

@@ -44,7 +44,9 @@ class Columns:
     ) -> Columns:
         """Build columns from a row of scalars for each place, without waiting for the device."""
         maxima = maxima or [()] * len(sums)
-        if any(isinstance(value, Tensor) for row in (*sums, *maxima) for value in row):
+        if device.type != "cpu" and any(
+            isinstance(value, Tensor) for row in (*sums, *maxima) for value in row
+        ):
             return cls(table(sums, device), table(maxima, device))
         return HostColumns([[*map(float, row)] for row in sums], [[*map(float, r)] for r in maxima])
 

@@ -61,7 +61,10 @@ def plain(x: Tensor) -> Tensor:
     Shape:
         ``(*)`` -> ``(*)``, or ``(*, 2)`` for complex input.
     """
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
+    if x.dtype is torch.float32 and x.layout is torch.strided:
+        return x
     if x.layout is not torch.strided:
         x = x.coalesce().values() if x.layout is torch.sparse_coo else x.values()
     if x.is_complex():

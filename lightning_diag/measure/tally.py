@@ -184,8 +184,8 @@ class Tally:
     def _one(self, parts: Iterable[Tensor | list[float]]) -> Tensor:
         """Return all numbers as one tensor on the device; those of the host travel together."""
         tensors: list[Tensor] = []
-        for on_host, run in groupby(parts, key=lambda part: isinstance(part, list)):
-            if on_host:
+        for kind, run in groupby(parts, key=type):
+            if kind is list:
                 numbers = list(chain.from_iterable(run))
                 # the device is named, since users may have made another one the default
                 host = torch.tensor(numbers, dtype=wide(self._device), device="cpu")

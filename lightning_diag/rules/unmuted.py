@@ -12,7 +12,7 @@ from lightning_diag.history import History, Series
 from lightning_diag.record import Record
 
 T = TypeVar("T")
-_BY_PLACE = ("parameters", "sites", "losses")
+_BY_PLACE = ("dropout", "parameters", "sites", "losses")
 """Keys of the metadata whose values go by place."""
 
 

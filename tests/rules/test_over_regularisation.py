@@ -98,6 +98,25 @@ def test_momentum_adds_to_the_pull() -> None:
     assert decay_pull(story(about=about)) == pytest.approx([0.1 * 0.01 / 0.1])
 
 
+@pytest.mark.parametrize(("gone", "share"), [(True, 5 / 6), (False, 0.0)])
+def test_steps_of_adam_are_those_of_decay_where_it_outweighs_the_data(
+    gone: bool, share: float
+) -> None:
+    """Its gradient is five times that of the data, and the weights are down to a fifth."""
+
+    def change(step: int, values: Any) -> None:
+        if gone:
+            decaying(step, values)
+        weights = values["update/weight_norm"]
+        values["gradient/norm"] = {n: 0.1 * weights[n] for n in values["gradient/norm"]}
+        values["update/ratio"] = dict.fromkeys(values["update/ratio"], 0.2)
+        values["lr/value"] = {"Adam/group0": 0.0}
+
+    groups = [{"weight_decay": 0.5, "decoupled_weight_decay": False}]
+    about = {**meta(), "optimizers": [{"class": "Adam", "groups": groups}]}
+    assert decay_pull(story(change, about=about)) == pytest.approx([0.2 * share])
+
+
 def test_groups_have_their_own_decay() -> None:
     """Most leave biases and norm layers out."""
 

@@ -15,6 +15,10 @@ from lightning_diag.rules.reading import shown, typical_ratio
 
 _CERTAIN = 10.0
 """Times `factor` beyond which a loss is lost without a second witness (our choice)."""
+_LATELY = 64
+"""Steps within which a run must have been lost for its last losses to be looked at (our choice)."""
+_RUN_UP = 2
+"""Losses in a row that show that it grew before it was lost (our choice): one may be a batch."""
 _LOST = 0.3
 """Share of the chance level that a loss must reach which began far below it, as at the start of
 fine-tuning (our choice, as `gain`)."""
@@ -34,8 +38,10 @@ class DivergingLoss(Rule):
         ten times further, or still rising, or updates were large. It is `bad` if the loss is as
         far above what a model gets that tells no sample from another, or, where that is not known,
         above the first 16 losses, or updates were large. A first loss that was low by
-        luck, as with a batch of one sample, is none: then the loss has stood where it is since
-        the first steps, without large updates.
+        luck, as with a batch of one sample, is none: then one in sixteen of the newest 32 is as
+        low, or the loss has stood where it is since the first steps, without large updates. And
+        it ran away, which is `bad`, if the last two finite losses or more lay ten times `factor`
+        times above both, and none is finite since.
 
     Why it matters:
         Such a run seldom comes back; what is spent on it from here on is lost (W12).
@@ -85,12 +91,17 @@ class DivergingLoss(Rule):
             # What is not finite is for `non-finite` to tell; how it came to that is told here.
             known = [level for level in course.levels if level.middle < math.inf]
             finite = [known[-1].low, known[-1].middle] if known else [course.start]
+            return self._run_away(history, course) or self._left(history, course, finite)
+        return self._left(history, course, finite)
+
+    def _left(self, history: History, course: Course, finite: Sequence[float]) -> list[Finding]:
+        """Judge the newest finite losses, in order of size."""
         low, middle = finite[len(finite) // 4], finite[len(finite) // 2]
-        if low > self.factor * course.start > 0:
+        if low > self.factor * course.start > 0 and not _is_usual(history, course.start):
             return self._grown(history, course, low, middle)
         goal = course.best.middle + self.lost * course.won
         if course.won > self.gain * abs(course.start) and low > goal:
-            return self._lost(course, middle, goal, newest[-1][0])
+            return self._lost(course, middle, goal, history.window("loss/train", 1)[0][0])
         return []
 
     def _grown(self, history: History, course: Course, low: float, middle: float) -> list[Finding]:
@@ -121,6 +132,25 @@ class DivergingLoss(Rule):
         )
         steps = (first, history.steps[-1])
         return [self._found("bad" if is_bad else "suspect", text, steps, low, limit)]
+
+    def _run_away(self, history: History, course: Course) -> list[Finding]:
+        """Judge a loss that was gone within a few steps: the last finite ones were far away."""
+        seen = [(step, v[""]) for step, v in history.window("loss/train", _LATELY)]
+        end = next((i for i, (_, loss) in enumerate(seen) if not math.isfinite(loss)), len(seen))
+        scale = max(course.start, chance_level(history, course) or 0.0)
+        limit = _CERTAIN * self.factor * scale
+        begin = end
+        while begin and seen[begin - 1][1] > limit:
+            begin -= 1
+        if end - begin < _RUN_UP or end == len(seen) or not scale > 0:
+            return []
+        (first, low), (last, high) = seen[begin], seen[end - 1]
+        text = (
+            f"The loss ran away: {shown(low)} at step {first:,}, {shown(high)} at step {last:,} "
+            f"(threshold {shown(limit)}, after {shown(course.start)} at first), and it is not "
+            "finite since."
+        )
+        return [self._found("bad", text, (first, history.steps[-1]), high, limit)]
 
     def _is_beyond(self, history: History, before: Sequence[Level], low: float) -> bool:
         """Return whether a loss without a known chance level is far above its first sixteen.
@@ -159,6 +189,12 @@ class DivergingLoss(Rule):
             steps=steps,
             evidence=Evidence(value, limit, steps[1] - steps[0] + 1, WIDTH),
         )
+
+
+def _is_usual(history: History, start: float) -> bool:
+    """Return whether losses as low as the first one still come: then it is one of them."""
+    newest = history.window("loss/train", 2 * WIDTH)
+    return 16 * sum(values[""] <= start for _, values in newest) >= len(newest)
 
 
 def _peak(history: History) -> float:

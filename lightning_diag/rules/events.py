@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lightning_diag.finding import Event
 from lightning_diag.history import History, Series
+from lightning_diag.rules.leap import LEAP, out_of_the_blue
 from lightning_diag.rules.reading import centre, shown
 
 _LOOKS = 3
@@ -25,10 +26,10 @@ below."""
 
 
 def what_happened(history: History, step: int) -> tuple[Event, ...]:
-    """Return what changed in the three watched steps up to a step: learning rate and gradient."""
+    """Return what changed since the third look before a step: learning rate, gradient, and loss."""
     if step < _EARLIEST:
         return ()
-    return (*_rates(history, step), *_spikes(history, step))
+    return (*_rates(history, step), *_spikes(history, step), *_leaps(history, step))
 
 
 def _upto(series: Series, step: int) -> Series:
@@ -67,3 +68,16 @@ def _spikes(history: History, step: int) -> Iterator[Event]:
                 at,
                 f"The gradient norm jumped from {shown(before)} to {shown(peak)} at step {at:,}.",
             )
+
+
+def _leaps(history: History, step: int) -> Iterator[Event]:
+    looks = [at for at in history.steps if at < step][-_LOOKS:]
+    leap = out_of_the_blue(history, looks[0] if looks else step, step)
+    if leap is not None:
+        yield Event(
+            LEAP,
+            leap.step,
+            f"The loss leapt from {shown(leap.level)} to {shown(leap.loss)} at step "
+            f"{leap.step:,} while it was near its best, without a rise of the learning rate, and "
+            "after steps of a usual size: that points to its batch.",
+        )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding
@@ -14,12 +14,12 @@ from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.checks import read_checks, validation_metric
 from lightning_diag.rules.course import SIGMA, Course, chance_level, once, read_course
+from lightning_diag.rules.leap import samples_behind
 from lightning_diag.rules.reading import shown, weights
+from lightning_diag.rules.swing import calm_noise, detrended, falls, opposite, zigzag
 
 _WINDOW = 128
 """Steps that are judged (our choice): a few dozen swings of a usual length."""
-_LAGS = 32
-"""Longest half swing that is looked for, in steps."""
 _TENTHS = 2.563
 """Range of a normal distribution without its upper and lower tenth, in standard deviations."""
 
@@ -31,9 +31,21 @@ _CALMER = 3.0
 weights that moved less, differed by that (our choice)."""
 _PART = 0.15
 """Share of the swings of training that validation must show to explain them (our choice)."""
-_FALL = 0.05
-"""Share of the first loss by which it must fall in a quarter of the run to be called falling (our
-choice): a run that still learns, however noisy, does."""
+_FEW = 16
+"""Samples behind a loss below which batches alone make swings (our choice): of them, or where it is
+not known, validation must show more."""
+_PART_OF_FEW = 0.4
+"""The same share for few samples (our choice): with two of them, runs whose batches alone differed
+showed up to 0.29."""
+_MANY = 64
+"""Samples behind a loss from which on `_TAIL` is fair: of fewer, one may make the swing (our
+choice)."""
+_TAIL = 3.0
+"""Times its mean by which the loss of single samples differs at most (our choice): 10 % of samples
+that are wrong, and sure, make it 3; healthy runs that swung as much as this rule asks stayed below.
+"""
+_FAR = 10.0
+"""Times the first loss beyond which a loss has diverged, whatever else it does (our choice)."""
 _TURNS = 4
 """Turns of a slow wave: down, up, down and up again (our choice): one rise is an accident."""
 _ERRORS = 4 * math.sqrt(2)
@@ -51,12 +63,13 @@ class LossOscillation(Rule):
         as well, so a second witness is needed: the swings are regular, so that the loss half a
         swing later lies on the other side (a correlation of `-regular` or below at some distance
         of up to 32 steps); or the newest validations, of which no batch is part, swing by half as
-        much; or the typical weight changes by `ratio` of its size a step or more, and the loss was
-        three times calmer at another time. The noise of single samples, the order of an epoch and
-        rates that rise and fall have none of them. *Slow*: levels of 16 steps or more rise, fall
-        and rise again by `swing` each, up to the newest quarter of the run, and by four times
-        their standard error, as under too much momentum; rises after the learning rate rose are
-        left out.
+        much, and by 0.4 of the swings where losses are of fewer than 16 samples; or the typical
+        weight changes by `ratio` of its size a step or more, and the loss was three times calmer at
+        another time, or it swings by more than batches of so many samples can, which are 64 or
+        more. The noise of single samples, the order of an epoch and rates that rise and fall have
+        none of them. *Slow*: levels of 16 steps or more rise, fall and rise again by `swing` each,
+        up to the newest quarter of the run, and by four times their standard error, as under too
+        much momentum; rises after the learning rate rose are left out.
 
     Why it matters:
         Steps jump across the valley they should descend into (W10).
@@ -107,7 +120,7 @@ class LossOscillation(Rule):
         losses = [values[""] for _, values in seen]
         if not course.start > 0 or not all(map(math.isfinite, losses)):
             return []
-        if median(losses) > 3 * scale:
+        if median(losses) > _FAR * scale:
             return []  # what has diverged is another finding
         steps = (seen[0][0], seen[-1][0])
         return self._slow(history, course, scale) or self._fast(
@@ -155,8 +168,9 @@ class LossOscillation(Rule):
             return []
         why = (
             None
-            if _falls(course, scale)
+            if falls(course, scale)
             else self._witness(history, course, rest, deviation, scale)
+            or self._beyond_batches(history, course, rest, median(losses))
         )
         if why is None:
             return []
@@ -201,19 +215,31 @@ class LossOscillation(Rule):
         values = [check.value for check in read_checks(history, metric)[-8:]] if metric else []
         if len(values) >= _VALIDATIONS:
             swing = median(abs(step) for step in detrended(values))
-            if swing > max(0.5 * self.swing * scale, _PART * deviation):
+            part = _PART_OF_FEW if samples_behind(history) < _FEW else _PART
+            if swing > max(0.5 * self.swing * scale, part * deviation):
                 return f"validation swings as well, by {shown(swing)} (which no batch explains)"
-        calm = _calm(course)
+        return None
+
+    def _beyond_batches(
+        self, history: History, course: Course, rest: Sequence[float], level: float
+    ) -> str | None:
+        """Say that large steps make larger swings than batches do, None if they do not."""
         moved = self._moved(history, course.last - _WINDOW)
-        ordered = sorted(rest)
-        quarter = len(ordered) // 4
+        if moved < self.ratio:
+            return None
+        calm, samples = calm_noise(course), samples_behind(history)
+        quarter, ordered = len(rest) // 4, sorted(rest)
         # From the quartiles, as those of a level are: few single samples make a long tail.
         spread = (ordered[-1 - quarter] - ordered[quarter]) / SIGMA
-        if moved >= self.ratio and spread > _CALMER * calm:
-            return (
-                f"the typical weight changes by {shown(moved)} of its size a step (threshold "
-                f"{shown(self.ratio)}, usual 0.001), while batches alone differed by {shown(calm)}"
-            )
+        told = (
+            f"the typical weight changes by {shown(moved)} of its size a step (threshold "
+            f"{shown(self.ratio)}, usual 0.001), while batches "
+        )
+        if spread > _CALMER * calm:
+            return f"{told}alone differed by {shown(calm)}"
+        most = _TAIL * level / math.sqrt(samples or 1)
+        if samples >= _MANY and spread > most:
+            return f"{told}of {samples} samples alone differ by {shown(most)} at most"
         return None
 
     def _moved(self, history: History, since: int) -> float:
@@ -227,23 +253,6 @@ class LossOscillation(Rule):
         return median(ratios) if len(ratios) > 1 else 0.0
 
 
-def _falls(course: Course, scale: float) -> bool:
-    """Return whether the newest quarter of the run lies lower than those before, and the start."""
-    quarter = max(1, len(course.levels) // 4)
-    newest = median(x.middle for x in course.levels[-quarter:])
-    before = [
-        median(x.middle for x in course.levels[end - quarter : end])
-        for end in range(len(course.levels) - quarter, quarter - 1, -quarter)
-    ]
-    return newest < min([course.start, *before]) - _FALL * scale
-
-
-def _calm(course: Course) -> float:
-    """Return the noise of the losses when they were calmest."""
-    sigmas = sorted(level.sigma for level in course.levels if level.middle < math.inf)
-    return sigmas[len(sigmas) // 8] if sigmas else 0.0
-
-
 def _restarts(history: History, since: int) -> list[int]:
     """Return the steps since which a learning rate is twice as high as at the record before."""
     return [
@@ -252,60 +261,3 @@ def _restarts(history: History, since: int) -> list[int]:
         for i in range(1, len(steps))
         if steps[i] >= since and rates[i] >= 2 * rates[i - 1]
     ]
-
-
-def zigzag(values: Sequence[float], least: float) -> list[int]:
-    """Return where values turn, from the first low on: each turn `least` or more from the last.
-
-    Low, high, low and so on, the newest last.
-
-    Example:
-        >>> zigzag([5.0, 1.0, 1.5, 4.0, 3.5, 2.0, 6.0], least=1.0)
-        [1, 3, 5, 6]
-        >>> zigzag([3.0, 2.0, 1.0], least=1.0)
-        [2]
-    """
-    turns = [0]
-    for i, value in enumerate(values):
-        last, rises = values[turns[-1]], len(turns) % 2 == 0
-        if value >= last if rises else value <= last:
-            turns[-1] = i
-        elif abs(value - last) >= least:
-            turns.append(i)
-    return turns
-
-
-def detrended(values: Sequence[float]) -> list[float]:
-    """Return values less the straight line that fits them best.
-
-    Example:
-        >>> detrended([1.0, 2.0, 3.0])
-        [0.0, 0.0, 0.0]
-    """
-    n, mean = len(values), fmean(values)
-    middle = (n - 1) / 2
-    square = sum((i - middle) ** 2 for i in range(n))
-    slope = sum((i - middle) * value for i, value in enumerate(values)) / square
-    return [value - mean - slope * (i - middle) for i, value in enumerate(values)]
-
-
-def opposite(values: Sequence[float]) -> tuple[int, float]:
-    """Return the distance at which values correlate most with their opposite, and how much.
-
-    Example:
-        >>> opposite([1.0, -1.0] * 32)
-        (1, -1.0)
-    """
-    square = fmean(value * value for value in values)
-    if square == 0:
-        return 1, 0.0
-    found = []
-    for lag in range(1, min(_LAGS, len(values) // 2) + 1):
-        products = [a * b for a, b in zip(values, values[lag:], strict=False)]
-        found.append((fmean(products) / square, lag))
-    worst = min(found)[0]
-    if worst >= 0:
-        return 1, worst
-    # A wave is its own opposite again and again: the first time is half of it.
-    lag = next(lag for correlation, lag in found if correlation <= 0.9 * worst)
-    return lag, worst

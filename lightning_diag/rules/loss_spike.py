@@ -11,13 +11,30 @@ from typing import ClassVar, NamedTuple
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
-from lightning_diag.rules.course import Course, once, read_course
+from lightning_diag.rules.course import WIDTH, Course, chance_level, once, read_course
+from lightning_diag.rules.leap import (
+    BEFORE,
+    FACTOR,
+    LEARNED,
+    Leap,
+    ends_epoch,
+    leap_at,
+    samples_behind,
+)
 from lightning_diag.rules.reading import shown
 
-_BEFORE = 64
-"""Steps that a leap is compared with, as `loss/spike_count` does."""
 _AFTER = 8
 """Steps that tell whether a leap lasts: fewer could all be odd batches (our choice)."""
+_LATER = 24
+"""Steps by which the loss is up again if a leap left the optimizer's moments wrong (our choice)."""
+_SOON = 4
+"""Steps that an odd batch may be followed by before its own step shows (our choice)."""
+_BACK = 1.5
+"""Times the level of the 16 steps before that shows a set-back (our choice): the noise of either
+level is a fifth of it at most where losses differ by half."""
+_SAMPLES = 16
+"""Samples behind a loss from which on a hard one among them does not make it worse than that of
+knowing nothing (our choice): one that is sure and wrong costs 20 or so."""
 
 _ODD = 2.5
 """Times `factor` for a single batch (our choice): hard samples of a trained model, whose loss was
@@ -28,14 +45,11 @@ _RECORDS = 12
 
 
 class _Spike(NamedTuple):
-    step: int
-    loss: float
-    level: float
-    """Median of the steps before."""
-    highest: float
-    """Highest loss of the steps before."""
+    leap: Leap
     lasted: int
-    """Steps until the loss was below that again, at most those known."""
+    """Steps until the loss was below those before again, at most those known."""
+    harm: str
+    """What shows that it lasts, as the end of a sentence; empty if it does not."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +57,18 @@ class LossSpike(Rule):
     """A loss that leaps far above all that came before it.
 
     What it sees:
-        Among the newest `window` steps one whose loss lies above the median of the 64 steps
-        before by `factor` times as much as the highest of those does. If the eight steps after
-        it stay up as well, and the leap undid `harm` of what training had won, it *lasts*: that
-        is `suspect`. If they do not, it is one odd batch; that is a `note`, and only if the loss
-        was `odd` times the first loss of the run and the leap 2.5 times as high again. Leaps with
-        a rise of the learning rate, as at a warm restart, are left out. Batches that are odd again
-        and again raise the highest of the 64, and are noise.
+        Among the newest `window` steps one from which on the loss leaps, within three steps, above
+        the median of the 64 before by `factor` times as much as the highest of those does. It is
+        `suspect` if the loss is lost with it, or if the next eight steps or the sixteen after
+        those stay up and undo `harm` of what training had won. Else it is one odd batch, and is
+        told only if no harmless batch makes such a loss: `odd` times the first one, and a leap 2.5
+        times as high again; or, of 16 samples and more, more than a model gets that knows nothing.
+        That is `suspect` if the steps after it are half as high again as those before, and a `note`
+        otherwise. Leaps with a rise of the learning rate, as at a warm restart, and those at the
+        end of an epoch, where few samples may be left, are left out. Batches that are odd again
+        and again raise the highest of the 64, and are noise. A leap from near the best level,
+        without a rise of the learning rate and after steps of a usual size, points to its batch:
+        large steps, slopes and numbers that end after it are its consequences.
 
     Why it matters:
         One bad batch can undo hundreds of steps, and leaves Adam's moments wrong for as long
@@ -69,7 +88,7 @@ class LossSpike(Rule):
     needs: ClassVar[tuple[str, ...]] = ("loss/train",)
     uses: ClassVar[tuple[str, ...]] = ("loss/spike_count", "lr/value")
 
-    factor: float = 4.0
+    factor: float = FACTOR
     """Times the highest of the 64 steps before, above their median, at least 1. Our choice: the
     heavy tail of single samples gave up to 3 in healthy runs."""
     harm: float = 0.1
@@ -83,15 +102,15 @@ class LossSpike(Rule):
     def __post_init__(self) -> None:
         self._require("factor", "odd", least=1.0)
         self._require("harm", least=0.0, most=1.0)
-        self._require("window", least=2 * _BEFORE, unit="steps")
+        self._require("window", least=2 * BEFORE, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
         course = read_course(history)
         if isinstance(course, str):
             return self.not_observed(course)
-        if course.steps < 2 * _BEFORE:
-            return self.not_observed(f"the run is shorter than {2 * _BEFORE} steps")
+        if course.steps < 2 * BEFORE:
+            return self.not_observed(f"the run is shorter than {2 * BEFORE} steps")
         spans = _counted(history)
         if spans == []:
             return []
@@ -105,56 +124,67 @@ class LossSpike(Rule):
         seen = history.window("loss/train", self.window)
         steps, losses = [s for s, _ in seen], [v[""] for _, v in seen]
         spikes: list[_Spike] = []
-        for i in range(_BEFORE, len(losses) - _AFTER):
+        for i in range(BEFORE, len(losses)):
             if spans is not None and not any(a < steps[i] <= b for a, b in spans):
                 continue
-            before = losses[i - _BEFORE : i]
-            if not losses[i] > max(before) or not math.isfinite(sum(before)):
+            if spikes and steps[i] - spikes[-1].leap.step <= _AFTER:
                 continue
-            if spikes and steps[i] - spikes[-1].step <= _AFTER:
-                continue
-            spike = self._spike(steps[i], losses[i], before, losses[i + 1 :], course)
-            if spike and not any(a < spike.step <= b for a, b in _restarts(history, steps[0])):
+            leap = leap_at(steps, losses, i)
+            spike = self._spike(leap, losses[i + 1 :], course) if leap else None
+            if spike and not spike.harm:
+                if not self._is_odd(spike.leap, history, course):
+                    continue
+                harm = _set_back(losses[i - WIDTH : i], losses[i + 1 :])
+                spike = spike._replace(harm=harm, lasted=_LATER if harm else spike.lasted)
+            if spike and not any(a < steps[i] <= b for a, b in _restarts(history, steps[0])):
                 spikes.append(spike)
         return spikes
 
-    def _spike(
-        self,
-        step: int,
-        loss: float,
-        before: Sequence[float],
-        after: Sequence[float],
-        course: Course,
-    ) -> _Spike | None:
-        level, highest = median(before), max(before)
-        if not level + self.factor * (highest - level) < loss < math.inf:
+    def _spike(self, leap: Leap, after: Sequence[float], course: Course) -> _Spike | None:
+        """Return what became of a leap, None if it is none, or if that is not yet known."""
+        newest, later = after[:_AFTER], after[_AFTER:_LATER]
+        is_lost = not math.isfinite(sum(newest))
+        if not leap.loss > leap.above(self.factor) or (len(newest) < _AFTER and not is_lost):
             return None
-        lasted = next((i for i, value in enumerate(after, 1) if value <= highest), len(after))
-        stays_up = median(after[:_AFTER]) > level + self.harm * max(0.0, course.start - level)
-        if stays_up and sorted(after[:_AFTER])[_AFTER // 4] > highest:
-            return _Spike(step, loss, level, highest, max(lasted, _AFTER))
-        is_far = loss > level + _ODD * self.factor * (highest - level)
-        if is_far and loss > self.odd * course.start > 0:
-            return _Spike(step, loss, level, highest, min(lasted, _AFTER - 1))
-        return None
+        if is_lost:
+            return _Spike(leap, len(after), "is not finite since")
+        lasted = next((i for i, value in enumerate(after, 1) if value <= leap.highest), len(after))
+        if self._is_up(leap, newest, course):
+            lasted = max(lasted, _AFTER)
+            return _Spike(leap, lasted, f"stayed up for {lasted:,} steps or more")
+        if len(later) == _LATER - _AFTER and self._is_up(leap, later, course):
+            first, last = leap.step + _AFTER + 1, leap.step + _LATER
+            return _Spike(leap, _LATER, f"is up again from step {first:,} to {last:,}")
+        return _Spike(leap, min(lasted, _AFTER - 1), "")
+
+    def _is_up(self, leap: Leap, losses: Sequence[float], course: Course) -> bool:
+        least = leap.level + self.harm * max(0.0, course.start - leap.level)
+        return median(losses) > least and sorted(losses)[len(losses) // 4] > leap.highest
+
+    def _is_odd(self, leap: Leap, history: History, course: Course) -> bool:
+        """Return whether a leap of one batch is worth a note."""
+        if leap.loss > max(leap.above(_ODD * self.factor), self.odd * course.start) > 0:
+            return True
+        chance, samples = chance_level(history, course), samples_behind(history)
+        if chance is None or samples < _SAMPLES or ends_epoch(history, leap.step):
+            return False
+        nothing = max(course.start, chance)
+        return leap.loss > nothing and leap.level <= LEARNED * nothing
 
     def _found(self, spikes: list[_Spike], step: int, course: Course) -> Finding:
-        lasting = [spike for spike in spikes if spike.lasted >= _AFTER]
-        worst = max(lasting or spikes, key=lambda spike: spike.loss - spike.level)
-        limit = worst.level + self.factor * (worst.highest - worst.level)
-        again = f" It is one of {len(spikes)} since step {spikes[0].step:,}." * (len(spikes) > 1)
-        until = (
-            f"stayed up for {worst.lasted:,} steps or more"
-            if lasting
-            else f"was down again after {worst.lasted:,} steps"
-        )
+        lasting = [spike for spike in spikes if spike.harm]
+        worst = max(lasting or spikes, key=lambda spike: spike.leap.loss - spike.leap.level)
+        leap, first = worst.leap, spikes[0].leap.step
+        limit = leap.above(self.factor)
+        again = f" It is one of {len(spikes)} since step {first:,}." * (len(spikes) > 1)
+        until = worst.harm or f"was down again after {worst.lasted:,} steps"
         return Finding(
             code=self.code,
             severity="suspect" if lasting else "note",
             message=(
-                f"The loss leapt from about {shown(worst.level)} to {shown(worst.loss)} at step "
-                f"{worst.step:,} (threshold {shown(limit)}; the {_BEFORE} steps before reached "
-                f"{shown(worst.highest)}), and {until}.{again}"
+                f"The loss leapt from about {shown(leap.level)} to {shown(leap.loss)} at step "
+                f"{leap.step:,} (threshold {shown(limit)}; the {BEFORE} steps before reached "
+                f"{shown(leap.highest)}), and {until}.{again}"
             ),
             remedy=(
                 "Look at the batch of that step, and set `Trainer(gradient_clip_val=1.0)`; if the "
@@ -162,9 +192,22 @@ class LossSpike(Rule):
                 "rate."
             ),
             places=(),
-            steps=(spikes[0].step, min(step, spikes[-1].step + spikes[-1].lasted)),
-            evidence=Evidence(worst.loss, limit, _BEFORE, len(spikes)),
+            steps=(first, min(step, spikes[-1].leap.step + spikes[-1].lasted)),
+            evidence=Evidence(leap.loss, limit, BEFORE, len(spikes)),
         )
+
+
+def _set_back(before: Sequence[float], after: Sequence[float]) -> str:
+    """Say how much higher the steps after an odd batch are, if they are, as the end of a sentence.
+
+    After a leap that no harmless batch makes, less is needed than for it to last.
+    """
+    later = after[_SOON:_LATER]
+    times = median(later) / median(before) if median(before) > 0 else 0.0
+    if len(later) < _LATER - _SOON or times < _BACK:
+        return ""
+    so_much = f"{shown(times)} times as high as before"
+    return f"the {len(later)} steps from the fifth after it on are {so_much}"
 
 
 def _counted(history: History) -> list[tuple[int, int]] | None:

@@ -9,7 +9,8 @@ import pytest
 
 from lightning_diag.finding import Finding
 from lightning_diag.rules.base import NotObserved
-from lightning_diag.rules.loss_oscillation import LossOscillation, detrended, opposite, zigzag
+from lightning_diag.rules.loss_oscillation import LossOscillation
+from lightning_diag.rules.swing import detrended, opposite, zigzag
 from rules.fit_stories import LONG, Curve, bouncing, classes, noisy, rng, validated
 from rules.stories import meta, story
 
@@ -52,6 +53,32 @@ def test_the_size_of_the_swings_decides(half: float, found: bool) -> None:
     """A square wave of 0.15 of the first loss has that as its deviation, times 2 / 2.563."""
     finding = _found(lambda step: 2.56 + (half if step % 2 else -half), swing=0.15)
     assert (finding is not None) is found
+
+
+@pytest.mark.parametrize(
+    ("samples", "ratio", "found"), [(128, 0.02, True), (32, 0.02, False), (128, 0.004, False)]
+)
+def test_swings_beyond_what_many_samples_differ_by_are_found(
+    samples: int, ratio: float, found: bool
+) -> None:
+    """The loss was never calm, and 128 samples do not differ so much."""
+    about = {**meta(), **classes(10)}
+    about["losses"]["cross_entropy#0"]["input_shape"] = [samples, 10]
+    loss = noisy(lambda step: 1.0 + math.exp(-step / 30), 0.4)
+    history = story(_updates(ratio), loss=loss, steps=LONG, about=about)
+    findings = LossOscillation()(history)
+    assert bool(findings) is found
+    if found:
+        assert "batches of 128 samples alone differ by" in findings[0].message
+
+
+def test_validation_that_swings_by_far_less_than_batches_explains_nothing() -> None:
+    """Batches of two: what the weights do is a quarter of what the batches do."""
+    noise = rng(3)
+    loss = noisy(lambda step: 2.0, 0.5)
+    swings = [noise.uniform(1.6, 2.4) for _ in range(2000)]
+    history = validated({"val_loss": lambda s: swings[s]}, loss=loss, steps=LONG)
+    assert LossOscillation()(history) == []
 
 
 @pytest.mark.parametrize("skew", [False, True])

@@ -10,7 +10,7 @@ import pytest
 from lightning_diag.finding import Finding
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.loss_spike import LossSpike
-from rules.fit_stories import Curve, learning, noisy, spiked
+from rules.fit_stories import Curve, classes, learning, noisy, spiked
 from rules.stories import lines, meta, run_of, story
 
 
@@ -45,6 +45,70 @@ def test_one_odd_batch_is_a_note_if_no_untrained_model_has_such_a_loss() -> None
 @pytest.mark.parametrize("height", [0.05, 0.5, 2.0, 6.0])
 def test_one_hard_batch_is_nothing(height: float) -> None:
     assert _found(_odd(height)) is None
+
+
+def _known(samples: int, **more: Any) -> dict[str, Any]:
+    loss = {**classes(10)["losses"]["cross_entropy#0"], "input_shape": [samples, 10]}
+    return {**meta(), "losses": {"cross_entropy#0": loss}, "train_samples": 6400, **more}
+
+
+@pytest.mark.parametrize(
+    ("height", "samples", "found"),
+    [(3.0, 32, True), (2.0, 32, False), (3.0, 8, False), (8.0, 8, True)],
+)
+def test_many_samples_that_lose_more_than_by_knowing_nothing_are_an_odd_batch(
+    height: float, samples: int, found: bool
+) -> None:
+    """The logarithm of ten classes is 2.3; one hard sample of eight may cost as much."""
+    history = story(loss=_odd(height), about=_known(samples))
+    assert [f.severity for f in LossSpike()(history)] == ["note"] * found
+
+
+def test_what_is_left_over_at_the_end_of_an_epoch_is_few_samples() -> None:
+    for step, found in ((299, False), (298, True)):
+        about = _known(32, train_samples=3199)
+        assert bool(LossSpike()(story(loss=_odd(3.0, step), about=about))) is found
+
+
+def test_a_leap_from_which_the_loss_is_lost_lasts() -> None:
+    """P47: within three steps, and whatever comes after it."""
+    base = noisy(learning, 0.1)
+    end = {300: 50.0, 301: 1e6, 302: 1e20}
+
+    def loss(step: int) -> float:
+        return base(step) if step < 300 else end.get(step, math.nan)
+
+    finding = _found(loss)
+    assert finding is not None
+    assert (finding.severity, finding.steps[0]) == ("suspect", 300)
+    assert "to 1e+20 at step 300" in finding.message
+    assert "is not finite since" in finding.message
+
+
+def test_a_batch_that_left_the_moments_wrong_lasts() -> None:
+    """The batches right after it do well, and then the loss is up again."""
+    base = noisy(learning, 0.1)
+
+    def loss(step: int) -> float:
+        return 9.0 if step == 300 else base(step) + (0.8 if 306 <= step < 340 else 0.0)
+
+    finding = _found(loss)
+    assert finding is not None
+    assert finding.severity == "suspect"
+    assert "is up again from step 309 to 324" in finding.message
+
+
+@pytest.mark.parametrize(("times", "severity"), [(2.0, "suspect"), (1.2, "note")])
+def test_an_odd_batch_that_set_training_back_is_suspect(times: float, severity: str) -> None:
+    base = noisy(learning, 0.1)
+
+    def loss(step: int) -> float:
+        return 9.0 if step == 300 else base(step) * (times if 300 < step < 340 else 1.0)
+
+    finding = _found(loss)
+    assert finding is not None
+    assert finding.severity == severity
+    assert ("times as high as before" in finding.message) is (severity == "suspect")
 
 
 def test_a_leap_of_next_to_nothing_is_nothing() -> None:

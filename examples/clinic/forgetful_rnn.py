@@ -5,8 +5,8 @@ gradient passes the same weights 40 times. PyTorch draws them so small that it f
 the network never learns what the beginning was for (Bengio et al., 1994). Orthogonal weights leave
 its length as it is (Saxe et al., 2014); the gates of an LSTM or a GRU are the other way out.
 
-Doctor does not see this cause yet: it says that nothing is learned and that predictions are
-constant, which is true, and not that gradients vanish, since it compares layers and not positions.
+What happens inside a cell is not visible. Doctor counts its calls, and the weights say what each
+leaves of a state at most: 0.58, and after 40 of them nothing.
 """
 
 import torch

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.depth import moved, stands_still
 from lightning_diag.rules.reading import has_several_optimizers, is_slow, is_stuck, listing, shown
 
 _KINDS = frozenset({"relu", "leaky", "tanh", "smooth"})
@@ -24,8 +25,10 @@ class CollapsedActivation(Rule):
         sample, in the order of the forward pass: biases differ from unit to unit, and are the same
         for each sample. A call has collapsed if that spread is below `share` of the largest one
         before it, in each of the newest `records` looks (the first four watched steps and each
-        16th), and the loss has not halved. Below `faint` that is `suspect`; it is `bad` at any
-        share once the loss has not fallen by a tenth in `patience` steps. Exact zeros are dead
+        16th), and the loss has not halved. Below `faint` that is `suspect`, as it is below `weak`
+        if the loss has not fallen in `standstill` steps, though weights have moved by `moved` of
+        their size; it is `bad` at any share once the loss has not fallen by a tenth in `patience`
+        steps. Exact zeros are dead
         units, which `dead-relu` tells; sigmoids do not count, since around 0 they are centred on a
         half whatever comes in. Where samples were not compared, the spread over all elements stands
         in.
@@ -46,7 +49,7 @@ class CollapsedActivation(Rule):
 
     code: ClassVar[str] = "collapsed-activation"
     needs: ClassVar[tuple[str, ...]] = ("activation/std",)
-    uses: ClassVar[tuple[str, ...]] = ("activation/sample_spread", "loss/train")
+    uses: ClassVar[tuple[str, ...]] = ("activation/sample_spread", "loss/train", "update/ratio")
 
     share: float = 0.02
     """Share of an earlier spread below which a call has collapsed, 0 to 1. Our choice: 100 healthy
@@ -54,6 +57,15 @@ class CollapsedActivation(Rule):
     faint: float = 1e-3
     """Share that is told before the loss is known to stand still, at most `share`. Our choice:
     four or five layers with PyTorch's own weights come near 0.02, and Adam trains them."""
+    weak: float = 0.01
+    """Share that is told if weights move and the loss stands still, 0 to 1, between `faint` and
+    `share`. Our choice: half of `share`, since the proof is weaker."""
+    standstill: int = 48
+    """Steps that the loss then stands still, at least 32. Our choice: most deep networks with
+    PyTorch's own weights that learn have begun to by then."""
+    moved: float = 0.25
+    """Share of its size that some weight must have moved by then, at least 0. Our choice: less may
+    be a low learning rate, or its warm-up."""
     records: int = 4
     """Looks in a row that must agree, at least 1. Our choice: four are the first four steps, before
     Adam has had the time to blow small weights up."""
@@ -61,8 +73,10 @@ class CollapsedActivation(Rule):
     """Steps without progress before it is `bad`, at least 16. Our choice, as for dead units."""
 
     def __post_init__(self) -> None:
-        self._require("share", "faint", least=0.0, most=1.0)
-        self._require_order("faint", "share")
+        self._require("share", "weak", "faint", least=0.0, most=1.0)
+        self._require_order("faint", "weak", "share")
+        self._require("standstill", least=32, unit="steps")
+        self._require("moved", least=0.0)
         self._require("records", least=1, unit="look")
         self._require("patience", least=16, unit="steps")
 
@@ -79,12 +93,14 @@ class CollapsedActivation(Rule):
         if small and len(window) < self.records:
             return self.not_observed(f"fewer than {self.records} steps were looked at")
         for _, seen in window:
-            still = _collapsed(calls, seen, self.share)
-            small = {place: max(value, still.get(place, 1.0)) for place, value in small.items()}
+            then = _collapsed(calls, seen, self.share)
+            small = {place: max(value, then.get(place, 1.0)) for place, value in small.items()}
         places = [place for place, value in small.items() if value < self.share]
         stuck = is_stuck(history, 0.1, self.patience)
-        is_faint = min(small.values(), default=1.0) < self.faint
-        if not places or not is_slow(history) or not (stuck or is_faint):
+        if not places or not is_slow(history):
+            return []
+        still = stuck or self._stands_still(history, min(small.values()))
+        if not still and min(small.values()) >= self.faint:
             return []
         worst, (first, last) = min(places, key=small.__getitem__), (window[0][0], window[-1][0])
         others = [place for place in places if place != worst]
@@ -96,7 +112,7 @@ class CollapsedActivation(Rule):
                 message=(
                     f"The signal at `{worst}` has shrunk to {shown(small[worst])} of its spread "
                     f"before (threshold {self.share:g}), in each of {self.records} looks from step "
-                    f"{first:,} to {last:,}{also}." + (" The loss stands still." if stuck else "")
+                    f"{first:,} to {last:,}{also}." + (" The loss stands still." if still else "")
                 ),
                 remedy=(
                     "Use `torch.nn.init.kaiming_normal_` for ReLU and "
@@ -108,6 +124,10 @@ class CollapsedActivation(Rule):
                 evidence=Evidence(small[worst], self.share, last - first + 1, self.records),
             )
         ]
+
+    def _stands_still(self, history: History, share: float) -> bool:
+        is_weak = share < self.weak and stands_still(history, self.standstill)
+        return is_weak and moved(history) >= self.moved
 
 
 def _metric(history: History) -> str:

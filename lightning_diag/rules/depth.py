@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 from lightning_diag.history import History
-from lightning_diag.rules.reading import centre, depth_profile, size
+from lightning_diag.rules.reading import (
+    centre,
+    depth_profile,
+    has_several_optimizers,
+    is_slow,
+    size,
+    travel,
+    weights,
+)
 
 RECORDS = 8
 """Watched steps behind a profile: its medians are then untouched by three odd batches."""
@@ -14,6 +23,14 @@ _LAYERS = 3
 """Fewer layers have no depth to speak of."""
 _SCREEN = 20.0
 """A profile flatter than this in the newest record is not worth a closer look."""
+_LEVEL = 16
+"""Losses behind one level, whose median is off by a third of the batch noise."""
+_STILL = 0.05
+"""Share of a level that a loss which stands still does not lose (our choice: healthy deep networks
+lost more within the 48 steps that the rules look at, or had hardly moved their weights)."""
+_MOST = 0.6
+"""Share of the whole fall, in orders of magnitude, that one layer may make up where all layers take
+their part (our choice: more is that layer's own)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,18 @@ class Profile:
     def gradient_of(self, name: str) -> float:
         """Return the RMS gradient of a layer."""
         return self.gradient[self.names.index(name)]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the gradient falls at each layer on its way to the input, and at none most.
+
+        That is the work of depth, and not of one layer that differs from the others.
+        """
+        path = self.gradient[: max(range(len(self.names)), key=self.gradient.__getitem__) + 1]
+        if len(path) < _LAYERS or not all(0 < a < b for a, b in pairwise(path)):
+            return False
+        falls = [math.log(b / a) for a, b in pairwise(path)]
+        return max(falls) <= _MOST * sum(falls)
 
 
 def gradient_by_depth(history: History, records: int = RECORDS) -> list[Profile]:
@@ -70,3 +99,28 @@ def gradient_by_depth(history: History, records: int = RECORDS) -> list[Profile]
 
 def _is_uneven(first: float, largest: float, last: float) -> bool:
     return first * _SCREEN < largest or first > last * _SCREEN
+
+
+def stands_still(history: History, steps: int) -> bool:
+    """Return whether the loss has not halved, and has not fallen in the newest `steps` steps.
+
+    Unlike a comparison with the first loss this does not take the way from a first guess to the
+    best constant for progress.
+    """
+    if has_several_optimizers(history) or not is_slow(history):
+        return False
+    losses = [values[""] for _, values in history.window("loss/train", steps)]
+    if len(losses) < steps:
+        return False
+    before, now = centre(losses[:_LEVEL]), centre(losses[-_LEVEL:])
+    return 0 < before < math.inf and now > (1 - _STILL) * before
+
+
+def moved(history: History) -> float:
+    """Return how many times its own size the weight that moved most has moved since the start.
+
+    Weights that start at zero are left out: at first each step changes them by their own size.
+    """
+    first = next(islice(history.records(), 1)).values
+    names = first.get("update/ratio", {}).keys() & set(weights(history))
+    return max((travel(history.series("update/ratio", name), 0.0) for name in names), default=0.0)

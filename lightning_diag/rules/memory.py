@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_diag.history import History
+from lightning_diag.rules.reading import parameters
 
 _CALLS = 8
 """Calls of one layer in a forward pass from which on they are a loop (our choice)."""
@@ -21,11 +24,22 @@ class Loop:
     calls: int
     """How often it is called in a forward pass, the first time with zeros."""
     kept: float
-    """What its calls leave of a state: the product of the ratios of their standard deviations."""
+    """What its calls leave of a state, at most."""
+    is_measured: bool
+    """Whether that was seen, as the product of the ratios of their standard deviations; else it
+    follows from the weights."""
 
 
 def loops(history: History) -> list[Loop]:
-    """Return the recurrent layers of the newest look, and what they leave of a state.
+    """Return the recurrent layers of the newest look, and what they leave of a state."""
+    sites = history.meta.get("sites", {})
+    if not any(place.endswith(_LAST) for place in sites):
+        return []
+    return _written_out(history, sites) + _cells(history, sites)
+
+
+def _written_out(history: History, sites: dict[str, Any]) -> list[Loop]:
+    """Return the layers that are given what they led to the time before.
 
     A state begins at zero: the layer's first input does not vary, and all others do. That tells a
     loop from a layer that is used for several parts of the input. Loops with a sigmoid are left
@@ -34,7 +48,6 @@ def loops(history: History) -> list[Loop]:
     gains = history.last("activation/variance_gain")
     if not any(place.endswith(_LAST) for place in gains):
         return []
-    sites = history.meta.get("sites", {})
     calls: dict[str, list[str]] = {}
     gated = 0
     for place, site in sites.items():
@@ -51,5 +64,23 @@ def loops(history: History) -> list[Loop]:
             continue
         if all(0 < gain < math.inf for gain in known):
             kept = math.exp(0.5 * math.fsum(map(math.log, known)))
-            found.append(Loop(module, len(places), kept))
+            found.append(Loop(module, len(places), kept, is_measured=True))
+    return found
+
+
+def _cells(history: History, sites: dict[str, Any]) -> list[Loop]:
+    """Return the cells of plain recurrent networks (`torch.nn.RNNCell`).
+
+    Their slopes are 1 at most, so that a call keeps no more of a state, on average over directions,
+    than the root of the mean square singular value of its recurrent weights.
+    """
+    calls = Counter(site["module"] for site in sites.values() if site["kind"] == "cell")
+    norms = history.last("update/weight_norm")
+    found = []
+    for name, known in parameters(history).items():
+        module = known["layer"]
+        if calls[module] >= _CALLS and name.endswith("weight_hh") and norms.get(name, 0.0) > 0:
+            gain = norms[name] / math.sqrt(known["shape"][0])
+            kept = gain ** (calls[module] - 1)
+            found.append(Loop(module, calls[module], kept, is_measured=False))
     return found

@@ -9,7 +9,7 @@ import pytest
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.collapsed_activation import CollapsedActivation
 from rules.signal_stories import spread
-from rules.stories import STEPS, call, flat, geometric, meta, story
+from rules.stories import STEPS, call, flat, geometric, healthy_loss, meta, story
 
 
 def test_a_signal_that_is_lost_along_depth_is_found() -> None:
@@ -56,6 +56,32 @@ def test_what_is_not_faint_is_given_time(ratio: float, found: int) -> None:
     steps = [step for step in STEPS if step < 100]
     history = story(_by_sample(ratio), function="tanh", loss=flat, steps=steps)
     assert len(CollapsedActivation()(history)) == found
+
+
+@pytest.mark.parametrize(
+    ("ratio", "pace", "until", "loss", "found"),
+    [
+        (0.31, 1e-2, 60, flat, 1),  # 0.316 four times is a hundredth
+        (0.32, 1e-2, 60, flat, 0),
+        (0.31, 4e-3, 60, flat, 0),
+        (0.31, 1e-2, 46, flat, 0),
+        (0.31, 1e-2, 60, healthy_loss, 0),
+    ],
+    ids=["weak", "not weak", "weights hardly move", "too early", "learns"],
+)
+def test_less_faint_is_told_soon_if_weights_move_and_the_loss_stands_still(
+    ratio: float, pace: float, until: int, loss: Any, found: int
+) -> None:
+    """W7: ten tanh layers with PyTorch's own weights, which begin to learn later."""
+
+    def change(step: int, values: Any) -> None:
+        _by_sample(ratio)(step, values)
+        values["update/ratio"] = dict.fromkeys(values["update/ratio"], pace)
+
+    steps = [step for step in STEPS if step < until]
+    findings = CollapsedActivation()(story(change, function="tanh", loss=loss, steps=steps))
+    assert [finding.severity for finding in findings] == ["suspect"] * found
+    assert all("The loss stands still." in finding.message for finding in findings)
 
 
 def test_a_network_that_learns_all_the_same_is_healthy() -> None:

@@ -99,6 +99,49 @@ def test_adam_that_follows_rounding_errors_and_stands_still_is_suspect() -> None
     assert "follows little but rounding errors" in finding.message
 
 
+def _plateau(level: float, until: int = 400) -> Any:
+    """Return a loss that falls from a bad first guess to chance, and stands there for a while."""
+
+    def loss(step: int) -> float:
+        best = level if step < until else healthy_loss(step - until) * level / healthy_loss(0)
+        return best + 0.4 * 0.7**step
+
+    return loss
+
+
+FADING = [3e-4, 1.5e-3, 7e-3, 3e-2, 0.14, 1.0]
+FAST = [1e-2] * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("gradient", "ratio", "steps", "loss", "found"),
+    [
+        (FADING, FAST, 60, _plateau(2.3), 1),
+        (FADING, FAST, 46, _plateau(2.3), 0),
+        ([1.1e-3, *FADING[1:]], FAST, 60, _plateau(2.3), 0),
+        ([3e-4, 7e-3, 1.5e-3, *FADING[3:]], FAST, 60, _plateau(2.3), 0),
+        ([3e-4, *[0.2] * 2, 0.4, 0.6, 1.0], FAST, 60, _plateau(2.3), 0),
+        ([3e-4, 0.2, 0.3, 0.4, 0.6, 1.0], FAST, 60, _plateau(2.3), 0),
+        (FADING, [4e-3] * LAYERS, 60, _plateau(2.3), 0),
+        (FADING, FAST, 60, healthy_loss, 0),
+        (FADING, FAST, 140, _plateau(2.3, until=60), 0),
+    ],
+    ids=[
+        "found", "too early", "not small enough", "not at each layer", "two layers alike",
+        "one layer alone", "weights hardly move", "learns", "learns in the end",
+    ],
+)  # fmt: skip
+def test_a_plateau_of_adam_is_told_soon_if_gradients_shrink_at_each_layer(
+    gradient: list[float], ratio: list[float], steps: int, loss: Any, found: int
+) -> None:
+    """W1: five or six sigmoid layers, which Adam gets going after about a hundred steps."""
+    watched = [step for step in STEPS if step < steps]
+    findings = VanishingGradient()(story(_profile(gradient, ratio), loss=loss, steps=watched))
+    assert [finding.severity for finding in findings] == ["suspect"] * found
+    if found:
+        assert "moves by 0.01 of its size a step, and the loss stands still" in findings[0].message
+
+
 def test_a_plateau_of_adam_is_given_time() -> None:
     steps = [step for step in STEPS if step < 100]
     assert VanishingGradient()(story(_profile(STARVED, EVEN), loss=flat, steps=steps)) == []
@@ -200,3 +243,49 @@ def test_a_loop_that_forgets_its_first_step_is_found_if_the_loss_stands_still(
         assert (
             "`net.1` is called 12 times in a row, which leaves 0.000488 of" in findings[0].message
         )
+
+
+def _cells(norm: float, *, calls: int = 20, alike: bool = True, pace: float = 2e-3) -> Any:
+    """Return a loop over a cell of 32 units, and a layer that answers."""
+    about = meta(2)
+    cell = {"layer": "net.0", "trainable": True, "optimizers": [0]}
+    del about["parameters"][weight(0)]
+    about["parameters"] |= {"net.0.weight_hh": {**cell, "shape": [32, 32]}}
+    about["sites"] = {
+        f"net.0/rnn_tanh_cell#{i}": {
+            "function": "rnn_tanh_cell", "kind": "cell", "module": "net.0"
+        }
+        for i in range(calls)
+    } | {"net.1/linear#0": {"function": "linear", "kind": "layer", "module": "net.1"}}  # fmt: skip
+    about["losses"] = {"loss#0": {"function": "cross_entropy", "classes": 4, "activation": ""}}
+
+    def change(step: int, values: Any) -> None:
+        values["update/ratio"] = dict.fromkeys(values["update/ratio"], pace)
+        values["update/weight_norm"] = {"net.0.weight_hh": norm, weight(1): 5.0}
+        values["output/sample_spread"] = {"loss#0": 0.01 if alike else 0.5}
+        values["output/std"] = {"loss#0": 0.1}
+        values["class/majority_share"] = {"loss#0": 0.3}
+
+    return change, about
+
+
+@pytest.mark.parametrize(
+    ("norm", "options", "loss", "found"),
+    [
+        (0.69 * 32**0.5, {}, flat, 1),  # 0.69 nineteen times: 0.0009
+        (0.70 * 32**0.5, {}, flat, 0),
+        (0.69 * 32**0.5, {"calls": 19}, flat, 0),
+        (0.69 * 32**0.5, {"alike": False}, flat, 0),
+        (0.69 * 32**0.5, {"pace": 6e-4}, flat, 0),
+        (0.69 * 32**0.5, {}, healthy_loss, 0),
+    ],
+    ids=["forgets", "keeps", "short", "answers differ", "weights hardly move", "learns"],
+)
+def test_cells_that_forget_are_found_if_all_samples_get_the_same_answer(
+    norm: float, options: Any, loss: Any, found: int
+) -> None:
+    """W1: weights of 0.58 of an orthogonal matrix, as PyTorch draws them."""
+    change, about = _cells(norm, **options)
+    findings = VanishingGradient()(story(change, layers=2, loss=loss, about=about))
+    assert [finding.severity for finding in findings] == ["suspect"] * found
+    assert [finding.places for finding in findings] == [("net.0.weight_hh",)] * found

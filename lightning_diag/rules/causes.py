@@ -12,8 +12,10 @@ from typing import NamedTuple
 from lightning_diag.finding import SEVERITIES, Confidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.experiments import experiment
+from lightning_diag.rules.leap import AFTER_LEAPS, LEAP, NOT_OF_LEAPS
 from lightning_diag.rules.reading import forward_order, parameters
 from lightning_diag.rules.relations import (
+    EXCLUDED_BY,
     FLEETING,
     ORIGINS,
     RELATIONS,
@@ -43,6 +45,7 @@ _TRIGGERS = {
     "learning-rate-too-high": "lr-rise",
     "learning-rate-too-low": "lr-fall",
     "exploding-gradient": "gradient-spike",
+    "loss-spike": LEAP,
 }
 """Code to the kind of event that shows it at work."""
 
@@ -59,7 +62,10 @@ class Link(NamedTuple):
 
 
 def explain(
-    findings: Iterable[Finding], history: History, unsure: Collection[str] = ()
+    findings: Iterable[Finding],
+    history: History,
+    unsure: Collection[str] = (),
+    noticed: Mapping[str, int] | None = None,
 ) -> list[Finding]:
     """Set causes and consequences, and rank: cause before consequence, then by severity.
 
@@ -73,22 +79,28 @@ def explain(
         history: Where it was found.
         unsure: Codes of findings that were there as soon as they could be judged, so that they
             may have begun earlier than they say.
+        noticed: Code to the step at which a finding was first seen, where that is known.
     """
     known = {finding.code: finding for finding in findings}
     if not known:
         return []
-    return _Case(known, history, unsure).ranked()
+    return _Case(known, history, unsure, noticed or {}).ranked()
 
 
 class _Case:
     """The findings of a run, while their causes are looked for."""
 
     def __init__(
-        self, known: Mapping[str, Finding], history: History, unsure: Collection[str]
+        self,
+        known: Mapping[str, Finding],
+        history: History,
+        unsure: Collection[str],
+        noticed: Mapping[str, int],
     ) -> None:
         self._known = known
         self._history = history
         self._unsure = unsure
+        self._noticed = noticed
         self._links: dict[str, list[Link]] = {}
 
     @cached_property
@@ -172,13 +184,25 @@ class _Case:
         if code not in self._links:
             links = [
                 link
-                for relation in RELATIONS.get(code, ())
+                for relation in self._relations(code)
                 if (link := self._link(self._known[code], relation))
             ]
             behind = {above for link in links for above in self._ancestors(link.cause)}
             direct = [link for link in links if link.cause not in behind]
             self._links[code] = sorted(direct, key=lambda link: -link.points)
         return self._links[code]
+
+    def _relations(self, code: str) -> Sequence[Relation]:
+        """Return what the tables say may explain a finding, given how the loss leapt, if it did."""
+        usual = RELATIONS.get(code, ())
+        spike = self._known.get("loss-spike")
+        leap = next((e for e in spike.before if e.kind == LEAP), None) if spike else None
+        if leap is None:
+            return usual
+        if code == "loss-spike":
+            return [relation for relation in usual if relation.cause not in NOT_OF_LEAPS]
+        is_later = self._noticed.get(code, self._known[code].steps[0]) >= leap.step
+        return (AFTER_LEAPS[code], *usual) if code in AFTER_LEAPS and is_later else usual
 
     def _link(self, effect: Finding, relation: Relation) -> Link | None:
         """Return what speaks for a cause; None if it is not known, came later or lies elsewhere."""
@@ -192,7 +216,10 @@ class _Case:
                 return None
             if fits:
                 reasons.append(_PLACES[relation.side])
-        order = self._order_in_time(cause, effect)
+        if relation is AFTER_LEAPS.get(effect.code):
+            order: str | None = _SINCE  # whatever there was of it before did no harm
+        else:
+            order = self._order_in_time(cause, effect)
         if order is None or self._is_too_short(cause, effect):
             return None
         if relation.must_lead and not self._surely_leads(cause, effect):
@@ -277,10 +304,14 @@ class _Case:
 def _is_harmless(cause: Finding, effect: Finding) -> bool:
     """Return whether a cause is a mere note, as of a run that does well, and its effect is not.
 
-    What is wrong with the data or the set-up may have been noted before anything came of it.
+    What is wrong with the data or the set-up may have been noted before anything came of it, unless
+    that has turned out to be something else.
     """
+    if cause.severity != "note":
+        return False
+    is_withdrawn = cause.code in EXCLUDED_BY and cause.until is not None
     is_lasting = cause.code in ORIGINS or cause.code in STANDING
-    return cause.severity == "note" and effect.severity != "note" and not is_lasting
+    return is_withdrawn or (effect.severity != "note" and not is_lasting)
 
 
 def _slack(step: int) -> int:
@@ -302,6 +333,7 @@ _SOON = 96
 at the newest watched steps alone wait for about as many)."""
 _TOGETHER = "Both began at about the same time, so which came first is not known."
 _MEANWHILE = "It began early in that time."
+_SINCE = "It was noticed only after the leap."
 _AT_ONCE = "It was there as soon as it could be judged, and may have begun earlier."
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from statistics import median
+from typing import ClassVar
 
-from lightning_diag.finding import Evidence, Finding
+from lightning_diag.finding import Evidence, Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
+from lightning_diag.rules.by_class import Seen, column_sums, read_counts
+from lightning_diag.rules.calls import loss_calls, the_loss
+from lightning_diag.rules.chance import entropy, planned_steps
+from lightning_diag.rules.course import read_course
 from lightning_diag.rules.reading import has_several_optimizers
 
 _SHOWN = 8
@@ -17,29 +22,22 @@ _REMEDY = (
 )
 
 
-class _Seen(NamedTuple):
-    steps: list[int]
-    targets: list[float]
-    hits: list[float]
-    predicted: list[float]
-    each: list[list[float]]
-    """Targets by class of each look."""
-    each_hit: list[list[float]]
-
-
 @dataclass(frozen=True)
 class ClassImbalance(Rule):
     """Classes that are so rare, and so rarely predicted, that the network does without them.
 
     What it sees:
-        Targets, predictions and hits by class, over the newest looks after step `patience`.
-        Imbalance alone is no finding, since networks often learn it: a class must be `ratio` times
-        rarer than the most frequent one, have had `targets` targets, and fewer than `recall` of
-        them recognised, in the newest of these looks as in all; or all such classes together. The
-        message says which are never predicted.
-        Where the rarest is `extreme` times rarer and has had too few targets to tell, that is a
-        note; so is a loss that knows several classes and has seen targets of one, `extreme` of them
-        or more.
+        Targets, predictions and hits by class, over the newest looks after step `patience`, and
+        after `share` of the steps planned if that is known. Imbalance alone is no finding, since
+        networks often learn it: a class must be `ratio` times rarer than the most frequent one,
+        have had `targets` targets, and fewer than `recall` of them recognised, in the newest of
+        these looks as in all; or all such classes together. Of the other classes `common` must be
+        recognised, and where `several` of the missed targets come in each look, the loss must no
+        longer fall. The message says which are never predicted.
+        It is a note where the loss is still `vague` of that of answering with the frequencies:
+        then the inputs may not tell more. Where the rarest is `extreme` times rarer and has had
+        too few targets to tell, that is a note; so is a loss that knows several classes and has
+        seen targets of one, `extreme` of them or more.
 
     Why it matters:
         A loss that is a mean over samples is small for a network that always answers with the
@@ -75,9 +73,23 @@ class ClassImbalance(Rule):
     targets: int = 4
     """Targets of a rare class that its recall must rest on, at least 1. Our choice: of four, all
     are missed once in 256 times if three in four are recognised."""
+    common: float = 0.6
+    """Share of the targets of all other classes that must be recognised, 0 to 1. Our choice: where
+    frequent classes are mostly missed, that rare ones are is not for their being rare."""
+    several: float = 8.0
+    """Targets of rare classes in a look from which on no step is without them, 0 or more (our
+    choice): then they come, only later, and count when the loss no longer falls."""
+    vague: float = 0.7
+    """Share of the loss of answering with the frequencies, 0 to 1, above which inputs tell little
+    of the class. Our choice: classes that can be told apart, but for rare ones, cost half."""
+    still: float = 0.1
+    """Share of the loss that it may fall by in the newest half of the run to count as standing, 0
+    to 1 (our choice)."""
     patience: int = 120
     """Steps before recall counts, at least 0. Our choice: networks learn frequent classes first,
     and in healthy runs the rare ones had come by then."""
+    share: float = 0.3
+    """The same as a share of the steps planned, 0 to 1, as in `loss-plateau`."""
     window: int = 64
     """Looks that are counted, at least 1. Our choice: a thousand steps or more."""
 
@@ -85,7 +97,8 @@ class ClassImbalance(Rule):
         self._require("ratio", least=1.0)
         self._require("extreme", least=1.0)
         self._require_order("ratio", "extreme")
-        self._require("recall", least=0.0, most=1.0)
+        self._require("recall", "common", "vague", "still", "share", least=0.0, most=1.0)
+        self._require("several", least=0.0)
         self._require("targets", least=1)
         self._require("patience", least=0, unit="steps")
         self._require("window", least=1, unit="look")
@@ -97,13 +110,17 @@ class ClassImbalance(Rule):
                 return [alone]
             if imbalance < self.ratio or history.steps[-1] <= self.patience:
                 continue
-            seen = self._seen(history, place)
+            if history.steps[-1] < self.share * planned_steps(history, place):
+                continue
+            seen = read_counts(history, place, self.window, self.patience)
             rare = [
                 i for i, n in enumerate(seen.targets) if 0 < n <= max(seen.targets) / self.ratio
             ]
             missed = [i for i in rare if self._is_missed(seen, [i])]
-            if missed or self._is_missed(seen, rare):
-                return [self._found(place, seen, missed or rare)]
+            if not missed and self._is_missed(seen, rare):
+                missed = rare
+            if missed and self._counts(history, seen, rare, missed):
+                return [self._found(place, seen, missed, self._weight(history, place, seen))]
             if imbalance >= self.extreme and sum(seen.targets[i] for i in rare) < self.targets:
                 return [self._noted(history, place, imbalance)]
         return []
@@ -114,7 +131,7 @@ class ClassImbalance(Rule):
         if share < 1.0 or has_several_optimizers(history) or history.steps[-1] <= self.patience:
             return None
         counts = [row for _, row in history.lists("class/target_count", place, self.window)]
-        sums = _sums([row for row in counts if len(row) == len(counts[-1])])
+        sums = column_sums([row for row in counts if len(row) == len(counts[-1])])
         number = max(sums, default=0.0)
         if number < self.extreme or number < sum(sums) or len(sums) < 2:
             return None
@@ -133,20 +150,7 @@ class ClassImbalance(Rule):
             evidence=Evidence(number, self.extreme, last + 1, len(counts)),
         )
 
-    def _seen(self, history: History, place: str) -> _Seen:
-        """Return the counts of the newest looks after `patience`, and their sums."""
-        columns = []
-        steps: list[int] = []
-        for metric in ("class/target_count", "class/correct_count", "class/predicted_count"):
-            newest = history.lists(metric, place, self.window)
-            late = [(step, row) for step, row in newest if step > self.patience]
-            late = [(step, row) for step, row in late if len(row) == len(late[-1][1])]
-            steps = [step for step, _ in late]
-            columns.append([row for _, row in late])
-        targets, hits, predicted = columns
-        return _Seen(steps, _sums(targets), _sums(hits), _sums(predicted), targets, hits)
-
-    def _is_missed(self, seen: _Seen, classes: list[int]) -> bool:
+    def _is_missed(self, seen: Seen, classes: list[int]) -> bool:
         """Return whether some classes are not recognised: over all looks, nor in the newest."""
         number = sum(seen.targets[i] for i in classes)
         if number < self.targets:
@@ -160,6 +164,34 @@ class ClassImbalance(Rule):
             if newest >= self.targets:
                 break
         return hits < self.recall * newest
+
+    def _counts(self, history: History, seen: Seen, rare: list[int], missed: list[int]) -> bool:
+        """Return whether it is for being rare that classes are missed, and no matter of time."""
+        others = [i for i in range(len(seen.targets)) if i not in rare]
+        number = sum(seen.targets[i] for i in others)
+        if sum(seen.hits[i] for i in others) < self.common * number:
+            return False
+        each = sum(seen.targets[i] for i in missed) / len(seen.steps)
+        return each < self.several or self._stands(history)
+
+    def _stands(self, history: History) -> bool:
+        """Return whether the loss hardly falls in the newest half of the run."""
+        course = read_course(history)
+        if isinstance(course, str):
+            return True
+        levels = [level.middle for level in course.newest(0.5)]
+        half = max(1, len(levels) // 2)
+        return median(levels[-half:]) >= (1 - self.still) * median(levels[:half])
+
+    def _weight(self, history: History, place: str, seen: Seen) -> Severity:
+        """Return how bad it is: where inputs tell little, frequencies are the best answer."""
+        course, call = read_course(history), loss_calls(history)[place]
+        is_plain = call["reduction"] == "mean" and not call["weighted"]
+        if isinstance(course, str) or not is_plain or the_loss(history) != place:
+            return "suspect"
+        # For losses of yes or no, counts are of all elements, as the loss is.
+        share = median(level.middle for level in course.newest(0.5)) / entropy(seen.targets)
+        return "note" if self.vague <= share <= 1 / self.vague else "suspect"
 
     def _noted(self, history: History, place: str, imbalance: float) -> Finding:
         last = history.steps[-1]
@@ -177,7 +209,7 @@ class ClassImbalance(Rule):
             evidence=Evidence(imbalance, self.extreme, last + 1, 1),
         )
 
-    def _found(self, place: str, seen: _Seen, missed: list[int]) -> Finding:
+    def _found(self, place: str, seen: Seen, missed: list[int], severity: Severity) -> Finding:
         targets = sum(seen.targets[i] for i in missed)
         share = sum(seen.hits[i] for i in missed) / targets
         times = max(seen.targets) * len(missed) / targets
@@ -187,7 +219,7 @@ class ClassImbalance(Rule):
         which = f" Never predicted: {named}." if never else ""
         return Finding(
             code=self.code,
-            severity="suspect",
+            severity=severity,
             message=(
                 f"At `{place}` {len(missed)} of {len(seen.targets)} classes are {times:,.0f} times "
                 f"rarer than the most frequent one, and {share:.0%} of their {targets:.0f} targets "
@@ -201,7 +233,3 @@ class ClassImbalance(Rule):
                 share, self.recall, seen.steps[-1] - seen.steps[0] + 1, len(seen.steps)
             ),
         )
-
-
-def _sums(rows: list[list[float]]) -> list[float]:
-    return [sum(column) for column in zip(*rows, strict=True)]

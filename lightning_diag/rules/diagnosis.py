@@ -31,6 +31,8 @@ class _Known:
     """Whether it was seen at the last update."""
     at_once: bool = False
     """Whether it was there as soon as its rule could judge: then it may have begun earlier."""
+    noticed: int | None = None
+    """The newest watched step when it was first seen; None in states of earlier versions."""
 
 
 class Diagnosis:
@@ -163,7 +165,10 @@ class Diagnosis:
         hushed = self._muted_codes()
         heard = [known for code, known in self._known.items() if code not in hushed]
         unsure = {known.finding.code for known in heard if known.at_once}
-        return explain([self._told(known.finding) for known in heard], history, unsure)
+        noticed = {
+            known.finding.code: known.noticed for known in heard if known.noticed is not None
+        }
+        return explain([self._told(known.finding) for known in heard], history, unsure, noticed)
 
     def _muted_codes(self) -> set[str]:
         return {mute.code for mute in self.mute if not mute.place}
@@ -198,7 +203,9 @@ class Diagnosis:
         known = self._known.get(finding.code)
         if known is None:
             told = replace(finding, before=what_happened(history, finding.steps[0]))
-            self._known[finding.code] = _Known(told, finding.severity, active=True, at_once=at_once)
+            self._known[finding.code] = _Known(
+                told, finding.severity, active=True, at_once=at_once, noticed=history.steps[-1]
+            )
             return True
         old = known.finding
         steps = (min(old.steps[0], finding.steps[0]), max(old.steps[1], finding.steps[1]))

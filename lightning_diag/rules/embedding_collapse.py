@@ -24,8 +24,8 @@ class EmbeddingCollapse(Rule):
     What it sees:
         The mean cosine between two rows of an embedding, at the newest look; and, where the
         loss compares embeddings of samples, the spread of what it is given over the samples of a
-        step. Trained vocabularies lean to one side, with a mean cosine of 0.2 to 0.7; `cosine` is
-        far above that. `bad` if the loss also stands still.
+        step, from step `patience` on. Trained vocabularies lean to one side, with a mean cosine of
+        0.2 to 0.7; `cosine` is far above that. `bad` if the loss also stands still.
 
     Why it matters:
         What all vectors share tells nothing, and what tells them apart drowns in it. Contrastive
@@ -58,10 +58,14 @@ class EmbeddingCollapse(Rule):
     records: int = 4
     """Newest watched steps at which outputs must agree, at least 1. Our choice: a batch may hold
     few samples; rows of an embedding are looked at as a whole, so one look is enough."""
+    patience: int = 60
+    """Steps before outputs that are the same count, at least 0. Our choice: those of deep networks
+    as torch draws them start so, and healthy ones went apart within three dozen steps."""
 
     def __post_init__(self) -> None:
         self._require("cosine", "spread", least=0.0, most=1.0)
         self._require("records", least=1, unit="watched step")
+        self._require("patience", least=0, unit="steps")
 
     def judge(self, history: History) -> list[Finding] | NotObserved:
         """See `Rule.judge`."""
@@ -82,7 +86,9 @@ class EmbeddingCollapse(Rule):
         flat = [
             place
             for place, value in outputs.items()
-            if value <= self.spread and max(self._newest(history, place)) <= self.spread
+            if history.steps[-1] >= self.patience
+            and value <= self.spread
+            and max(self._newest(history, place)) <= self.spread
         ]
         if not alike and not flat:
             return []

@@ -20,6 +20,10 @@ from lightning_diag.rules.reading import (
 
 _GLANCE = 32
 """Records whose reach is added up first: a run that learns shows it in them already."""
+_COSINES = 8
+"""Cosines that a mean must rest on."""
+_GUESSES = 0.9
+"""Share of the loss of guessing that a loss still is when nothing has been learned."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class LearningRateTooLow(Rule):
         each update times that of its gradient, added up over all steps since the first. To first
         order, and by Cauchy and Schwarz, no choice of directions lets those updates lower the loss
         by more. If that is less than `reach` of the first loss, the steps are too short, however
-        well they are aimed; a model that has settled has made its way, or its loss is small. Silent
+        well they are aimed; a model that has settled has made its way, or its loss is small. While
+        a classifier's loss is still that of guessing it has settled on nothing, so that only what
+        batches agree on counts: the reach times the mean cosine of neighbouring gradients. Silent
         while the learning rate warms up, when there are no gradients, and where a classifier's
         first loss is below `trained` of what guessing gives: it comes trained, and fine-tuning goes
         slowly.
@@ -53,14 +59,20 @@ class LearningRateTooLow(Rule):
 
     code: ClassVar[str] = "learning-rate-too-low"
     needs: ClassVar[tuple[str, ...]] = ("update/ratio", "loss/train")
-    uses: ClassVar[tuple[str, ...]] = ("gradient/total_norm", "lr/value", "update/norm")
+    uses: ClassVar[tuple[str, ...]] = (
+        "gradient/cosine",
+        "gradient/total_norm",
+        "lr/value",
+        "update/norm",
+    )
 
     ratio: float = 1e-5
     """Update ratio that nine of ten weights must stay below, 0 or more. torchmortem and
     DeepDiagnosis use 1e-5; fine-tuning in the runs this was tuned on stayed above 1.1e-5."""
-    usual_ratio: float = 1e-3
-    """The same where the updates reach nowhere, at least `ratio`: what is usual (W6). Whoever moves
-    that fast and learns nothing has another problem."""
+    usual_ratio: float = 3e-4
+    """The same where the updates reach nowhere, at least `ratio`. Our choice, a third of the usual
+    1e-3 (W6): whoever moves that fast and learns nothing has another problem. Runs at 1/300 of
+    their best learning rate or less stayed below 8e-5, hopeless tasks at a third went above."""
     reach: float = 0.25
     """Share of the first loss that all updates together could have removed, 0 to 1. Our choice:
     at their end 693 healthy runs had a reach of 0.35 and more, half of them above 6; runs at a
@@ -100,7 +112,7 @@ class LearningRateTooLow(Rule):
             return []
         share = None
         if not fastest < self.ratio or _has_another_reason(history, 100 * self.ratio):
-            share = reach(history, loss)
+            share = reach(history, loss, self._used(history, loss))
             if share is None or not share < self.reach:
                 return []
         return [self._found(history, names, loss, fastest, share)]
@@ -111,10 +123,16 @@ class LearningRateTooLow(Rule):
         window = history.window("update/ratio", self.records)
         first, last = window[0][0], window[-1][0]
         threshold = f"threshold {shown(self.ratio)}, " if share is None else ""
+        used = self._used(history, loss)
+        how = (
+            ", each straight down its gradient"
+            if used == 1
+            else f", of which neighbouring gradients share {used:.0%}"
+        )
         why = (
             ""
             if share is None
-            else f" All updates so far, each straight down its gradient, could have lowered it by "
+            else f" All updates so far{how}, could have lowered it by "
             f"at most {shown(share * loss.start)}, {share:.1%} (threshold {self.reach:.0%})."
         )
         return Finding(
@@ -139,6 +157,14 @@ class LearningRateTooLow(Rule):
             ),
         )
 
+    def _used(self, history: History, loss: Loss) -> float:
+        """Return the part of a step that counts: of a guesser's, what follows the true gradient."""
+        window = history.window("gradient/cosine", _GLANCE)
+        known = [seen[""] for _, seen in window if "" in seen]
+        if len(known) < _COSINES or not loss.now >= _GUESSES * _guessing(history) > 0:
+            return 1.0
+        return min(1.0, max(0.0, math.fsum(known) / len(known)))
+
     def _fastest(self, history: History, names: list[str]) -> float:
         """Return the largest ratio of nine in ten weights over the newest records."""
         if not _nine_in_ten(history.last("update/ratio"), names) < self.usual_ratio:
@@ -149,20 +175,20 @@ class LearningRateTooLow(Rule):
         return max(_nine_in_ten(seen, names) for _, seen in window)
 
 
-def reach(history: History, loss: Loss) -> float | None:
+def reach(history: History, loss: Loss, used: float) -> float | None:
     """Return by which share of the first loss all updates could have lowered it, to first order.
 
-    None where the beginning of the run, its gradients or its updates are not known, and infinite
-    as soon as the newest records alone have a reach above 1.
+    Of each update the part `used` counts. None where the beginning of the run, its gradients or its
+    updates are not known, and infinite as soon as the newest records alone have a reach above 1.
     """
     if not loss.from_start:
         return None
     total = None
     for records in (_GLANCE, len(history)):
         total = _promised(history, records)
-        if total is None or total > loss.start:
+        if total is None or total * used > loss.start:
             return None if total is None else math.inf
-    return None if total is None else total / loss.start
+    return None if total is None else total * used / loss.start
 
 
 def _promised(history: History, records: int) -> float | None:

@@ -224,15 +224,13 @@ def loss_of_weights(history: History) -> Loss | str:
     return loss
 
 
-def best_level(history: History) -> float:
-    """Return the lowest level that the loss has had, from at most 64 levels of 16 losses."""
+def best_losses(history: History) -> list[float]:
+    """Return the 16 losses of the lowest level that the loss has had, of at most 64 levels."""
     values = history.series("loss/train").values
     stride = max(_LEVEL, math.ceil(len(values) / _BLOCKS))
-    levels = [
-        centre(values[start : start + _LEVEL])
-        for start in range(0, max(1, len(values) - _LEVEL + 1), stride)
-    ]
-    return min(levels, default=math.inf)
+    starts = range(0, max(1, len(values) - _LEVEL + 1), stride)
+    levels = (list(values[start : start + _LEVEL]) for start in starts)
+    return min(levels, key=lambda level: (centre(level), math.fsum(level)))
 
 
 def is_stuck(history: History, progress: float, steps: int) -> bool:

@@ -93,6 +93,10 @@ so they came first whenever they were noticed."""
 _SCALES_STEPS = "It scales every gradient, and with it every step."
 _NOTHING_PASSES = "No gradient passes what is always zero."
 _OVERSHOOTS = "Steps that overshoot throw the weights to where the loss is worse."
+_PART_OF_STEPS = "The pull of weight decay is part of each step, and dropout scales up gradients."
+_SCALED_UP = "What dropout leaves is scaled up, and gradients with it."
+_TO_ZERO = "Decay takes weights to zero, and dropout makes large steps."
+_IN_PARTS = "With dropout each step trains another part of the network."
 _TOO_FAR = "Large steps push units to where no input moves them."
 
 RELATIONS: dict[str, tuple[Relation, ...]] = {
@@ -104,6 +108,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("loss-mismatch", "Outside of what a loss is made for, it takes logs of 0."),
         Relation("unscaled-target", "The square of a huge error is larger still."),
         Relation("init-scale", "Outputs that grow from layer to layer overflow."),
+        Relation("over-regularisation", _SCALED_UP),
     ),
     "diverging-loss": (
         Relation("exploding-gradient", "Each step is larger than the one before."),
@@ -117,6 +122,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             "eval-mode-with-trainable-parameters",
             "Batch norm with old statistics does not normalise.",
         ),
+        Relation("over-regularisation", _SCALED_UP),
     ),
     "loss-spike": (
         Relation("exploding-gradient", "One step along such a gradient undoes many others."),
@@ -125,6 +131,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("rank-divergence", "The gradient is a mean over models that differ."),
         Relation("class-imbalance", "A sample of a rare class is a surprise each time."),
+        Relation("over-regularisation", _SCALED_UP),
     ),
     "loss-oscillation": (
         Relation("learning-rate-too-high", "Steps overshoot the valley, to and fro."),
@@ -132,6 +139,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("noisy-gradient", "Each batch pulls in a direction of its own."),
         Relation("unnormalised-input", "Mixed scales make a narrow valley."),
         Relation("batch-norm-gap", "What a sample gets depends on who shares its batch."),
+        Relation("over-regularisation", _IN_PARTS),
     ),
     "exploding-gradient": (
         Relation("learning-rate-too-high", "Weights that overshoot meet ever steeper slopes."),
@@ -141,13 +149,14 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("unscaled-target", _SCALES_STEPS),
         Relation("class-imbalance", "A rare class pulls hard where the others are learnt."),
+        Relation("over-regularisation", _SCALED_UP),
     ),
     "learning-rate-too-high": (
         Relation("init-scale", "The same step is huge for tiny weights, or on steep slopes."),
         Relation("loss-mismatch", _SCALES_STEPS),
         Relation("unnormalised-input", _SCALES_STEPS),
         Relation("unscaled-target", _SCALES_STEPS),
-        Relation("over-regularisation", "The pull of weight decay is a part of each step."),
+        Relation("over-regularisation", _PART_OF_STEPS),
     ),
     "learning-rate-too-low": (
         Relation("vanishing-gradient", "Steps are small because gradients are."),
@@ -169,6 +178,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("unnormalised-input", "What all samples share drowns what tells them apart."),
         Relation("batch-norm-gap", "What a sample gets depends on who shares its batch."),
         Relation("class-imbalance", "A rare class pulls elsewhere when it comes."),
+        Relation("over-regularisation", _IN_PARTS),
     ),
     "dead-relu": (
         Relation("exploding-gradient", _TOO_FAR),
@@ -185,6 +195,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             "Where all samples look alike, a unit is on or off for all of them.",
             "ahead",
         ),
+        Relation("over-regularisation", _TO_ZERO),
     ),
     "saturated-activation": (
         Relation("exploding-gradient", _TOO_FAR),
@@ -196,6 +207,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
             "Layers that learn alone, from what tells nothing, end where functions are flat.",
             must_lead=True,
         ),
+        Relation("over-regularisation", _SCALED_UP),
     ),
     "collapsed-activation": (
         Relation("dead-relu", "What is always zero carries no signal on.", "before"),
@@ -232,6 +244,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         Relation("initial-loss", "First predictions that are far off make huge first steps."),
         Relation("init-scale", "Large weights push units to where no input moves them."),
         Relation("unnormalised-input", "Large inputs push units to where no gradient passes."),
+        Relation("over-regularisation", _TO_ZERO),
     ),
     "initial-loss": (
         Relation("output-activation-mismatch", "The loss is given what it is not made for."),

@@ -12,11 +12,21 @@ from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.calls import (
     CLASSIFIES,
     REGRESSION,
-    first_look,
     looks,
     loss_calls,
     pooled,
     the_loss,
+)
+from lightning_diag.rules.chance import (
+    LUCK,
+    carries_over,
+    entropy,
+    has_halved,
+    is_narrow,
+    planned_steps,
+    spreads,
+    steps_of_pass,
+    wins_unseen,
 )
 from lightning_diag.rules.course import Course, read_course
 from lightning_diag.rules.reading import (
@@ -33,8 +43,6 @@ _WINDOW = 32
 _LOOKS = 8
 _POOLED = 64
 """Looks whose targets are counted: of a few dozen targets some classes are missing."""
-_LUCK = 3.0
-"""Standard errors that the lowest of a few dozen levels is below the others (our choice)."""
 _ENDLESS = 10
 """Times `patience` after which data need not have been seen twice."""
 
@@ -42,6 +50,8 @@ _ENDLESS = 10
 class _Chance(NamedTuple):
     now: float
     chance: float
+    level: float
+    """The same, as a loss."""
     text: str
     """What is compared, as a part of a sentence."""
 
@@ -52,13 +62,18 @@ class SuspiciousLabels(Rule):
 
     What it sees:
         After `patience` steps, `share` of those planned if that is known, and `passes` over the
-        data no level of the loss has been below `chance` of that of always answering with the
-        frequencies of the classes (or with the mean of the targets), it no longer falls, and
-        nothing explains that: the typical weight moves by a healthy share in each step, `travel`
-        times its own size in all, the first weights get gradients, predictions depend on the
-        input, and the loss fits the output. It is a diagnosis by exclusion: silent as long as
-        something is found that would explain it, and a `note` once such a thing is found later. It
-        cannot tell a task that is too hard from wrong labels.
+        data nothing was learned that is more than learned by heart. Compared is the loss of always
+        answering with the frequencies of the classes (or with the mean of the targets). In the
+        first pass over the data no level of the loss was surely below that, and the validation
+        loss has neither been below it nor below its own first value. Where there are fewer than
+        three validations, no level at all has been below `chance` of it, and the loss no longer
+        falls.
+        And nothing explains that: the typical weight moves by a healthy share in each step,
+        `travel` times its own size in all, the first weights get gradients, no hidden layer has
+        fewer than four units, predictions depend on the input, and the loss fits the output. It
+        is a diagnosis by exclusion: silent as long as something is found that would explain it,
+        and a `note` once such a thing is found later. It cannot tell a task that is too hard from
+        wrong labels.
 
     Why it matters:
         Labels that were shuffled, shifted by a row or joined on the wrong key look healthy in
@@ -86,10 +101,13 @@ class SuspiciousLabels(Rule):
         "update/norm",
     )
 
-    chance: float = 0.95
-    """Loss over that of a constant answer from which on nothing was learned, 0 to 1. Our choice:
-    below it `underfitting` speaks; random labels of a thousand samples are at 0.97 to 1 after the
-    first passes, before any are learned by heart."""
+    chance: float = 0.97
+    """Loss over that of a constant answer from which on nothing was learned, 0 to 1, where no
+    validation tells. Our choice: random labels of a thousand samples are at 0.97 to 1 after the
+    first passes, before any are learned by heart, and true ones may be hard to foretell."""
+    by_heart: float = 0.8
+    """The same where validation says that nothing carries over, at most `chance`. Our choice: what
+    is learned by heart faster than that is for `overfitting` to say."""
     above: float = 1.25
     """Loss over that of a constant answer from which on something else is wrong, at least 1. Our
     choice: a learning rate that is too large leaves the loss well above chance."""
@@ -115,7 +133,8 @@ class SuspiciousLabels(Rule):
     over the spread of the targets. Our choice: on a plateau before learning it is smaller."""
 
     def __post_init__(self) -> None:
-        self._require("chance", "share", "still", least=0.0, most=1.0)
+        self._require("chance", "by_heart", "share", "still", least=0.0, most=1.0)
+        self._require_order("by_heart", "chance")
         self._require("above", least=1.0)
         self._require("patience", least=32, unit="steps")
         self._require("passes", "travel", "ratio", "spread", least=0.0)
@@ -124,7 +143,7 @@ class SuspiciousLabels(Rule):
         """See `Rule.judge`."""
         if history.steps[-1] < self.patience:
             return self.not_observed(f"fewer than {self.patience} steps were taken")
-        return [] if self._is_learned(history) else self._judge(history)
+        return [] if has_halved(history) else self._judge(history)
 
     def _judge(self, history: History) -> list[Finding] | NotObserved:
         loss, course, place = loss_of_weights(history), read_course(history), the_loss(history)
@@ -135,39 +154,35 @@ class SuspiciousLabels(Rule):
         if not self._is_ripe(history, place):
             return self.not_observed("too few of the steps planned, or of the data, are over yet")
         found = self._at_chance(history, place)
-        if found is None or not self._stands(course, found):
+        limit = self._limit(history, course, place, found) if found else None
+        if found is None or limit is None or not self._is_active(history, place):
             return []
-        is_healthy = self._is_active(history, place) and self._moves(history)
-        return [self._found(place, found, loss.steps)] if is_healthy else []
+        # What was surely learned by heart shows that weights have moved far enough.
+        by_heart = course.now.middle + LUCK * course.now.error < found.level
+        is_known = by_heart and limit == self.by_heart
+        is_healthy = self._moves(history, 0.0 if is_known else self.travel)
+        return [self._found(place, found, loss.steps, limit)] if is_healthy else []
 
     def _is_ripe(self, history: History, place: str) -> bool:
         """Return whether the data have been seen often enough, or enough of them."""
-        steps, total = history.steps[-1] + 1, history.meta.get("train_samples")
-        trainer = history.meta.get("trainer") or {}
-        if steps < self.share * (trainer.get("max_steps") or 0):
+        steps, once = history.steps[-1] + 1, steps_of_pass(history, place)
+        if steps < self.share * planned_steps(history, place):
             return False
-        if not total or steps >= _ENDLESS * self.patience:
-            return steps >= _ENDLESS * self.patience
-        rows = (loss_calls(history)[place]["input_shape"] or [1])[0]
-        each = rows * (trainer.get("accumulate_grad_batches") or 1)
-        return bool(steps * each * (trainer.get("world_size") or 1) >= self.passes * total)
+        return steps >= min(self.passes * once, _ENDLESS * self.patience)
 
-    def _stands(self, course: Course, found: _Chance) -> bool:
-        """Return whether the loss has never been lower, and does not fall."""
-        # A share that is not explained has no course of its own, but goes as the loss does.
-        now, best = course.now.middle, course.best
-        least = self.chance * found.chance * now / found.now
+    def _limit(self, history: History, course: Course, place: str, found: _Chance) -> float | None:
+        """Return the share of chance that the loss is not below, None where it learns or may."""
+        if is_narrow(history) or wins_unseen(history, course, place, found.level):
+            return None
+        carries = carries_over(history, found.level, is_known=found.level == found.chance)
+        if carries is not None:
+            return None if carries else self.by_heart
+        if found.now < self.chance * found.chance:
+            return None
         # The lowest of many levels is lower than the others by chance alone.
-        has_won = best.middle + _LUCK * best.error < least
-        return not has_won and course.is_flat(0.5, self.still * abs(now))
-
-    def _is_learned(self, history: History) -> bool:
-        """Return at once whether a look says so."""
-        newest = history.last("output/loss")
-        return any(
-            value < 0.5 * first_look(history, "output/loss", place)
-            for place, value in newest.items()
-        )
+        has_won = course.best.middle + LUCK * course.best.error < self.chance * found.level
+        is_flat = course.is_flat(0.5, self.still * abs(course.now.middle))
+        return self.chance if is_flat and not has_won else None
 
     def _at_chance(self, history: History, place: str) -> _Chance | None:
         call = loss_calls(history)[place]
@@ -177,51 +192,50 @@ class SuspiciousLabels(Rule):
         if call["function"] in REGRESSION:
             if UnscaledTarget().off(history, place) is not None:
                 return None  # it is still on its way to the offset and the scale
-            seen = looks(history, "target/unexplained_ratio", place, _LOOKS)
-            found = _Chance(
-                centre(value for _, value in seen), 1.0, "share of variance that is not explained"
-            )
+            seen = looks(history, "target/unexplained_ratio", place, _WINDOW)
+            ratio = centre(value for _, value in seen)
+            text = "share of variance that is not explained"
+            # It has no course of its own, but goes as the loss does.
+            found = _Chance(ratio, 1.0, now / ratio if ratio > 0 else math.inf, text)
         elif call["function"] in CLASSIFIES or call["classes"] == 2:
             counts = pooled(history, "class/target_count", place, _POOLED)
             if call["function"] == "multi_margin_loss" or call["reduction"] != "mean":
                 return None
-            found = _Chance(now, entropy(counts), "loss")
+            chance = entropy(counts)
+            found = _Chance(now, chance, chance, "loss")
         else:
             return None
         if not 0 < found.chance < math.inf:
             return None
-        return found if self.chance <= found.now / found.chance <= self.above else None
+        return found if self.by_heart <= found.now / found.chance <= self.above else None
 
     def _is_active(self, history: History, place: str) -> bool:
         """Return whether predictions depend on the input."""
-        shares = looks(history, "output/sample_spread", place, _LOOKS)
-        sizes = dict(looks(history, "output/std", place, _LOOKS))
-        spreads = [share * sizes[step] for step, share in shares if step in sizes]
-        if not spreads:
-            return False
         least = self.spread
         if loss_calls(history)[place]["function"] in REGRESSION:
             least *= history.last("target/std").get(place, math.inf)
-        return centre(spreads) >= least
+        seen = spreads(history, place, _LOOKS)
+        return bool(seen) and centre(seen) >= least
 
-    def _moves(self, history: History) -> bool:
+    def _moves(self, history: History, least: float) -> bool:
         """Return whether weights move as they should, the first as the last."""
         depth = history.last("gradient/depth_ratio").get("", 1.0)
         if not 1e-3 < depth < 1e3:
             return False
         ratio = typical_ratio(history)
         late = ratio.values[len(ratio.values) // 2 :]
-        return centre(late) <= self.ratio and travel(ratio, 0.0) >= self.travel
+        return centre(late) <= self.ratio and travel(ratio, 0.0) >= least
 
-    def _found(self, place: str, found: _Chance, steps: int) -> Finding:
+    def _found(self, place: str, found: _Chance, steps: int, limit: float) -> Finding:
+        told = "" if limit == self.chance else ", and validation has never been better than that"
         return Finding(
             code=self.code,
             severity="suspect",
             message=(
-                f"After {steps:,} steps the {found.text} is {shown(found.now)}, as good as a "
-                f"constant answer ({shown(found.chance)}; threshold {self.chance:.0%} of it), "
-                "though weights move, gradients arrive and predictions depend on the input: the "
-                "targets may have nothing to do with the inputs."
+                f"After {steps:,} steps the {found.text} is {shown(found.now)}, where a constant "
+                f"answer has {shown(found.chance)} (threshold {limit:.0%} of it){told}, though "
+                "weights move, gradients arrive and predictions depend on the input: the targets "
+                "may have nothing to do with the inputs."
             ),
             remedy=(
                 "Look at a few dozen samples with their labels as the network gets them, then "
@@ -230,21 +244,5 @@ class SuspiciousLabels(Rule):
             ),
             places=(place,),
             steps=(max(0, steps - _WINDOW + 1), steps),
-            evidence=Evidence(found.now, self.chance * found.chance, _WINDOW, _LOOKS),
+            evidence=Evidence(found.now, limit * found.chance, _WINDOW, _LOOKS),
         )
-
-
-def entropy(counts: list[float]) -> float:
-    """Return the loss of always answering with the frequencies, in nats.
-
-    Few counts look less even than what they are drawn from; half a class each is added for that
-    (Miller, 1955).
-
-    Example:
-        >>> round(entropy([5000.0, 5000.0]), 4)
-        0.6932
-    """
-    whole = sum(counts)
-    shares = [count / whole for count in counts if count > 0] if whole > 0 else []
-    known = -sum(share * math.log(share) for share in shares)
-    return known + (len(shares) - 1) / (2 * whole) if shares else 0.0

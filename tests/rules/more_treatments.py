@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from rules.comparing import hard_triplets, semi_hard_triplets
 from rules.remedies import Module, Remedy, Training, adam, chain, sgd
 from rules.treatments import dropped, same
 
@@ -152,6 +153,9 @@ BOUNCING = Training(
     batch_size=64,
     options={"check_val_every_n_epoch": 3},
 )
+PULLED_TOGETHER = Training(
+    net=chain(nn.LeakyReLU, 4), loss=hard_triplets, optimizer=sgd(0.3), steps=150, seed=1
+)
 SINGLE = Training(batch_size=1, optimizer=sgd(0.1, 0.0), steps=700)
 SWITCHED_OFF = Training(
     net=dropping(0.9),
@@ -205,6 +209,12 @@ QUICK: Sequence[Remedy] = (
         "torch.nn.init.orthogonal_",
         FORGETTING,
         replace(FORGETTING, net=lambda: Remembering(1.0)),
+    ),
+    Remedy(
+        "embedding-collapse",
+        "semi-hard negatives and torch.nn.functional.normalize",
+        PULLED_TOGETHER,
+        replace(PULLED_TOGETHER, loss=semi_hard_triplets),
     ),
     Remedy(
         "loss-spike", "Trainer(gradient_clip_val=1.0)", SPIKED, replace(SPIKED, options=CLIPPED)

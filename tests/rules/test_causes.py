@@ -221,6 +221,9 @@ def test_what_is_always_there_is_a_rival_and_never_stands_before_what_began() ->
         ("dead-relu", "dead-embedding"),
         ("initial-loss", "over-regularisation"),
         ("learning-rate-too-high", "over-regularisation"),
+        ("dead-relu", "over-regularisation"),
+        ("exploding-gradient", "over-regularisation"),
+        ("noisy-gradient", "over-regularisation"),
         ("exploding-gradient", "class-imbalance"),
         ("overfitting", "class-imbalance"),
         ("noisy-gradient", "batch-norm-gap"),
@@ -232,6 +235,19 @@ def test_data_and_set_up_come_before_what_they_bring_about(effect: str, cause: s
     """Whatever looks worse."""
     findings = [finding(effect, severity="bad"), finding(cause, severity="suspect")]
     assert [f.code for f in explain(findings, story(steps=[0]))] == [cause, effect]
+
+
+def test_a_diagnosis_by_exclusion_that_was_withdrawn_explains_nothing() -> None:
+    for until, cause in ((None, "suspicious-labels"), (90, "over-regularisation")):
+        found = [
+            finding("loss-plateau"),
+            finding("over-regularisation", 257, severity="suspect"),
+            replace(finding("suspicious-labels", severity="note"), until=until),
+        ]
+        told = explained(found)
+        assert told["loss-plateau"].caused_by == cause
+        if until:
+            assert told["suspicious-labels"].severity == "note"
 
 
 def test_severity_and_onset_rank_what_nothing_explains() -> None:

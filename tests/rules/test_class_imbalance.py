@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning_diag.finding import Finding
 from lightning_diag.rules.class_imbalance import ClassImbalance
@@ -28,6 +28,12 @@ def found(
     return findings[0] if findings else None
 
 
+def missing(targets: list[float]) -> dict[str, list[float]]:
+    """Return counts where the first of two classes is always predicted."""
+    both, first = sum(targets), targets[0]
+    return dict(zip(_COUNTS, (targets, [both, 0.0], [first, 0.0]), strict=True))
+
+
 def test_rare_classes_that_are_never_recognised_are_suspect() -> None:
     finding = found([30.0, 1.0, 1.0], [30.0, 0.0, 1.0])
     assert finding is not None
@@ -49,6 +55,57 @@ def test_classes_of_one_size_are_fine_though_some_are_missed() -> None:
 def test_rare_classes_that_come_late_are_fine() -> None:
     """P20: recognised in the newest looks."""
     assert found([30.0, 1.0, 1.0], [30.0, 0.0, 0.0], late=300) is None
+
+
+def test_frequent_classes_that_are_missed_as_well_are_not_for_being_rare() -> None:
+    """P20: characters of a text, most of which cannot be foretold."""
+    assert found([30.0, 1.0, 1.0], [17.0, 0.0, 0.0]) is None
+    assert found([30.0, 1.0, 1.0], [19.0, 0.0, 0.0]) is not None
+
+
+def test_rare_classes_of_which_each_look_has_several_count_when_the_loss_stands() -> None:
+    """P20: tags of words, and pixels, that are learned later."""
+
+    def run(loss: Callable[[int], float]) -> list[Finding]:
+        history = loss_story(
+            lambda step: {"class/imbalance": 30.0},
+            loss=loss,
+            counts=lambda step: missing([300.0, 10.0]),
+        )
+        return ClassImbalance()(history)
+
+    assert run(lambda step: 0.05)
+    assert run(lambda step: 0.05 * 0.998**step) == []
+
+
+def test_a_loss_that_is_still_that_of_the_frequencies_makes_it_a_note() -> None:
+    """P20: clicks, which are never more likely than not."""
+
+    def run(loss: float) -> Finding:
+        history = loss_story(
+            lambda step: {"class/imbalance": 30.0},
+            loss=lambda step: loss,
+            counts=lambda step: missing([31.0, 1.0]),
+        )
+        (finding,) = ClassImbalance()(history)
+        return finding
+
+    assert run(0.13).severity == "note"
+    assert run(0.05).severity == "suspect"
+    assert run(0.5).severity == "suspect"
+
+
+def test_planned_steps_are_waited_for() -> None:
+    def run(steps: int) -> list[Finding]:
+        history = loss_story(
+            lambda step: {"class/imbalance": 30.0},
+            counts=lambda step: missing([31.0, 1.0]),
+            about={"trainer": {"max_steps": steps, "max_epochs": -1}},
+        )
+        return ClassImbalance()(history)
+
+    assert run(400)
+    assert run(4000) == []
 
 
 def test_what_is_too_rare_to_tell_is_a_note() -> None:

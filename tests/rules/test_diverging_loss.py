@@ -44,6 +44,15 @@ def test_a_low_first_loss_by_luck_is_no_divergence() -> None:
     assert _found(lambda step: 0.1 if step == 0 else 0.5 + curve(step)) is None
 
 
+@pytest.mark.parametrize(("every", "severity"), [(16, None), (17, "bad")])
+def test_a_first_loss_as_low_as_others_still_are_is_no_divergence(
+    every: int, severity: str | None
+) -> None:
+    """W10: losses of single samples swing far, and large updates do not change that."""
+    last = STEPS[-1]
+    assert _found(lambda s: 0.1 if s == 0 or (last - s) % every == 15 else 2.0, _large) == severity
+
+
 def test_a_jump_in_the_first_steps_needs_large_updates_or_a_large_factor() -> None:
     assert _found(lambda step: 1.0 if step == 0 else 5.0, _large) == "bad"
     assert _found(lambda step: 1.0 if step == 0 else 5.0) is None
@@ -128,6 +137,22 @@ def test_numbers_that_overflow_are_told_from_the_last_finite_ones() -> None:
     (finding,) = DivergingLoss()(story(loss=loss))
     assert finding.severity == "bad"
     assert math.isfinite(finding.evidence.value)
+
+
+@pytest.mark.parametrize(("run_up", "found"), [([40.0, 1e9], True), ([1.0, 1e9], False)])
+def test_a_loss_that_ran_away_within_a_few_steps_is_found(run_up: list[float], found: bool) -> None:
+    """One loss out of range may be its batch; two in a row are the weights."""
+
+    def loss(step: int) -> float:
+        if step < 380:
+            return 0.1 + math.exp(-step / 60)
+        return run_up[step - 380] if step < 382 else math.nan
+
+    findings = DivergingLoss()(story(loss=loss))
+    assert [f.severity for f in findings] == ["bad"] * found
+    if found:
+        assert "ran away: 40 at step 380, 1e+09 at step 381" in findings[0].message
+        assert findings[0].steps[0] == 380
 
 
 def test_gaps_of_nan_are_left_out() -> None:

@@ -116,6 +116,19 @@ def test_the_newest_outputs_must_agree(newest: int, found: int) -> None:
     assert len(EmbeddingCollapse()(_outputs(0.0, since=STEPS[-newest]))) == found
 
 
+@pytest.mark.parametrize(("last", "found"), [(60, 1), (59, 0)])
+def test_outputs_that_start_alike_have_time_to_go_apart(last: int, found: int) -> None:
+    """Deep networks as torch draws them begin so, and learn."""
+
+    def change(step: int, values: Any) -> None:
+        values["output/sample_spread"] = {TRIPLET: 0.0}
+
+    about = about_table()
+    about["losses"] = {TRIPLET: {"function": "triplet_margin_loss"}}
+    history = story(change, about=about, steps=[*range(0, last, 3), last])
+    assert len(EmbeddingCollapse()(history)) == found
+
+
 def test_no_embedding_is_not_judged() -> None:
     for rule in (DeadEmbedding(), EmbeddingCollapse()):
         assert isinstance(rule.check(story()), NotObserved)

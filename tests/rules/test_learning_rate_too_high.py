@@ -16,6 +16,7 @@ def _ratio(value: float, *, until: int = 10**9) -> Any:
     def change(step: int, values: Any) -> None:
         if step < until:
             values["update/ratio"] = dict.fromkeys(values["update/ratio"], value)
+            values["update/norm"] = dict.fromkeys(values["update/norm"], 50 * value)
 
     return change
 
@@ -109,6 +110,69 @@ def test_the_loss_is_given_time() -> None:
         late = [step for step in STEPS if step <= patience + 3]
         assert _found(story(_ratio(0.3), loss=loss, steps=early)) == 0
         assert _found(story(_ratio(0.3), loss=loss, steps=late)) == 1
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.21, 1), (0.19, 0)])
+@pytest.mark.parametrize(
+    "loss",
+    [lambda step: 2.3, lambda step: 2.3 if step == 0 else 9.2, lambda step: max(1.5, 2.3 - step)],
+    ids=["stands", "has risen", "crawls"],
+)
+def test_updates_that_could_not_have_changed_the_loss_are_not_to_blame(
+    share: float, found: int, loss: Any
+) -> None:
+    """A mean of all targets is the best answer to broadcast ones, whatever the learning rate."""
+
+    def change(step: int, values: Any) -> None:
+        _ratio(0.1)(step, values)
+        values["gradient/total_norm"] = {"": 2.0}
+        moved = share * loss(step) / 2.0
+        values["update/norm"] = {weight(0): 0.6 * moved, weight(1): 0.8 * moved}
+
+    def unknown(step: int, values: Any) -> None:
+        _ratio(0.1)(step, values)
+        del values["gradient/total_norm"]
+
+    assert _found(story(change, loss=loss)) == found
+    assert _found(story(unknown, loss=loss)) == 1
+
+
+@pytest.mark.parametrize(("high", "found"), [(1, 1), (2, 0)])
+def test_a_best_level_that_is_luck_was_never_won(high: int, found: int) -> None:
+    """W15: single samples are easy or hard, and sixteen are now and then mostly easy."""
+
+    def loss(step: int) -> float:
+        return (2.5 if step % 16 < high else 0.5) if 64 <= step < 160 else 1.9
+
+    steps = [step for step in STEPS if step < 240]
+    history = story(_ratio(0.1), loss=lambda s: 2.3 if s == 0 else loss(s), steps=steps)
+    messages = [finding.message for finding in LearningRateTooHigh()(history)]
+    assert sum("is back at 1.9, after 0.5" in message for message in messages) == found
+
+
+def test_a_few_losses_as_high_as_the_first_are_no_standstill() -> None:
+    """W15: a loss of single samples swings between easy and hard ones."""
+    losses = lambda step: 2.3 if step % 40 < 20 else 0.3  # noqa: E731
+    for many in range(40, len(STEPS)):
+        texts = [
+            f.message
+            for f in LearningRateTooHigh()(story(_ratio(0.1), loss=losses, steps=STEPS[:many]))
+        ]
+        assert not any("where it began" in text for text in texts)
+
+
+@pytest.mark.parametrize(("samples", "gap", "found"), [(2.0, 0.6, 0), (3.0, 0.6, 1), (2.0, 0.4, 1)])
+def test_what_batch_norm_over_two_samples_does_has_another_cause(
+    samples: float, gap: float, found: int
+) -> None:
+    """W14: and of two images of many pixels it does nothing of the kind."""
+
+    def change(step: int, values: Any) -> None:
+        _ratio(0.1)(step, values)
+        values["batch_norm/batch_size"] = {"net.1.norm#0": samples}
+        values["batch_norm/mean_gap"] = {"net.1.norm#0": gap}
+
+    assert _found(story(change, loss=lambda step: 2.3)) == found
 
 
 def test_a_bump_at_the_top_of_a_warm_up_is_forgiven() -> None:

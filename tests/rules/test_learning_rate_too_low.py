@@ -41,7 +41,7 @@ def test_the_threshold_decides(value: float, found: int) -> None:
     assert _found(story(_ratio(value), loss=flat)) == found
 
 
-def _reaching(share: float, value: float = 5e-4, rate: Any = lambda step: 1e-6) -> Any:
+def _reaching(share: float, value: float = 2e-4, rate: Any = lambda step: 1e-6) -> Any:
     """All updates together can take away this share of a loss of 2.3, in 400 steps."""
 
     def change(step: int, values: Any) -> None:
@@ -74,8 +74,31 @@ def test_a_trained_classifier_may_be_tuned_slowly(classes: int, found: int) -> N
 
 def test_weights_that_move_as_usual_have_another_problem() -> None:
     """W1: deep sigmoids have small gradients at first, and Adam moves them all the same."""
-    assert _found(story(_reaching(0.01, value=0.99e-3), loss=flat)) == 1
-    assert _found(story(_reaching(0.01, value=1.01e-3), loss=flat)) == 0
+    assert _found(story(_reaching(0.01, value=2.9e-4), loss=flat)) == 1
+    assert _found(story(_reaching(0.01, value=3.1e-4), loss=flat)) == 0
+
+
+@pytest.mark.parametrize(
+    ("cosine", "classes", "found"),
+    [(0.2, 10, 1), (0.3, 10, 0), (0.2, 13, 0), (-0.1, 10, 1)],
+    ids=["noise", "signal", "has learned", "nothing but noise"],
+)
+def test_of_the_steps_of_a_guesser_only_what_batches_agree_on_counts(
+    cosine: float, classes: int, found: int
+) -> None:
+    """W6: a loss of 2.3 is that of guessing among 10 classes, and no longer among 13."""
+
+    def change(step: int, values: Any) -> None:
+        _reaching(1.0)(step, values)
+        values["gradient/cosine"] = {"": cosine}
+
+    about = meta()
+    about["losses"] = {"cross_entropy#0": {"function": "cross_entropy", "classes": classes}}
+    history = story(change, loss=flat, about=about)
+    assert _found(history) == found
+    if cosine == 0.2 and found:
+        (finding,) = LearningRateTooLow()(history)
+        assert "of which neighbouring gradients share 20%, could have" in finding.message
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lightning_diag.rules.depth import gradient_by_depth
 from lightning_diag.rules.diagnosis import Diagnosis
 from lightning_diag.rules.reading import (
     Loss,
-    best_level,
+    best_losses,
     centre,
     depth_profile,
     is_stuck,
@@ -102,7 +102,7 @@ def test_travel_counts_the_steps_between_records_with_the_slower_one() -> None:
 def test_the_loss_is_read_from_its_first_value_and_its_newest_sixteen() -> None:
     history = story(loss=lambda step: 100.0 - step, steps=range(0, 41, 5))
     assert read_loss(history) == Loss(start=100.0, now=67.5, steps=40, from_start=True)
-    assert best_level(history) == 76.5  # of steps 16 to 31
+    assert best_losses(history) == [100.0 - step for step in range(16, 32)]
     resumed = story(loss=lambda step: 100.0 - step, steps=range(20, 41, 5))
     loss = read_loss(resumed)
     assert loss is not None

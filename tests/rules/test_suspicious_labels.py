@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from lightning_diag.finding import Finding
+from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved
-from lightning_diag.rules.suspicious_labels import SuspiciousLabels, entropy
+from lightning_diag.rules.chance import entropy
+from lightning_diag.rules.suspicious_labels import SuspiciousLabels
 from rules.loss_stories import loss_story, stuck
 from rules.stories import geometric, healthy_loss, meta, weight
 
@@ -106,6 +108,67 @@ def test_frequent_classes_lower_what_chance_is() -> None:
     finding = found(counts=uneven, loss=lambda s: 0.33 if s > 20 else 0.5)
     assert finding is not None
     assert found(counts=uneven, loss=lambda s: 0.28 if s > 20 else 0.4) is None
+
+
+def validated(*losses: float) -> Any:
+    """Let validation be run every 40 steps, with these losses."""
+
+    def note(history: History) -> History:
+        for i, loss in enumerate(losses):
+            history.note(40 * (i + 1) - 1, {"validation/val_loss": {"": loss}})
+        return history
+
+    return note
+
+
+def judged(validate: Any, **options: Any) -> list[Finding]:
+    about = {"train_samples": 1000, "validation": {"loss": "val_loss", "metrics": {}}}
+    given = {"loss": stuck, "counts": even, "about": about, **options}
+    return SuspiciousLabels()(validate(loss_story(**given)))
+
+
+def test_a_validation_loss_that_falls_below_chance_shows_that_something_is_learned() -> None:
+    """P20: a plateau from which a run is just leaving."""
+    assert judged(validated(2.302, 2.301, 2.30, 2.30))
+    assert judged(validated(2.302, 2.301, 2.29, 2.25)) == []
+    # By luck of the first weights, it was below chance from the first on.
+    assert judged(validated(2.25, 2.25, 2.26, 2.27))
+
+
+def by_heart(step: int) -> float:
+    return 2.31 - 0.0005 * step
+
+
+def test_labels_that_are_learned_by_heart_alone_are_suspect_in_spite_of_a_falling_loss() -> None:
+    """P20."""
+    (finding,) = judged(validated(2.302, 2.31, 2.32, 2.33), loss=by_heart)
+    assert "validation has never been better" in finding.message
+    assert judged(validated(2.302, 2.31), loss=by_heart) == []
+    assert judged(validated(2.302, 2.31, 2.32, 2.33), loss=lambda s: 2.31 - 0.002 * s) == []
+
+
+def test_what_is_won_in_the_first_pass_is_learned() -> None:
+    """P20: next words of high entropy."""
+    about = {"train_samples": 6400}
+    assert found(loss=lambda s: 2.302, about=about) is not None
+    assert found(loss=lambda s: 2.302 if s < 100 else 2.25, about=about) is None
+    assert found(loss=lambda s: 2.302 if s < 300 else 2.29, about=about) is not None
+
+
+def test_a_layer_of_one_unit_may_be_too_small_to_learn_anything() -> None:
+    parameters = {
+        name: {**known, "shape": [1, 64] if name == weight(1) else known["shape"]}
+        for name, known in meta()["parameters"].items()
+    }
+    assert found(about={"train_samples": 1000, "parameters": parameters}) is None
+
+
+def test_planned_epochs_are_waited_for() -> None:
+    """P20: a third of the steps planned may be a plateau."""
+    trainer = {"accumulate_grad_batches": 1, "world_size": 1, "max_steps": -1}
+    for epochs, is_told in ((10, True), (100, False), (-1, True)):
+        about = {"train_samples": 1000, "trainer": {**trainer, "max_epochs": epochs}}
+        assert (found(about=about) is not None) is is_told
 
 
 def test_early_steps_and_players_are_not_judged() -> None:

@@ -25,7 +25,7 @@ class Event:
     """
 
     kind: str
-    """`lr-rise`, `lr-fall` or `gradient-spike`."""
+    """`lr-rise`, `lr-fall`, `gradient-spike` or `loss-leap`."""
     step: int
     """When."""
     text: str

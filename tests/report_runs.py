@@ -87,6 +87,7 @@ def make_run(
             },
             "activation/std": {f"{2 * i + 1}/{kind}#0": noisy(0.8) for i in range(layers)},
             "lr/value": {"Adam/group0": 0.001},
+            "output/loss": {"cross_entropy#0": loss(step)},
             "overhead/fraction": {"": 0.0074},
         }
         if kind == "relu" and n > 4:

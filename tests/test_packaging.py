@@ -74,7 +74,7 @@ def test_the_excluded_releases_are_those_that_are_refused_at_import() -> None:
 
 def test_a_bare_install_brings_neither_a_logger_nor_data() -> None:
     core = {requirement.name for requirement in requirements() if requirement.marker is None}
-    assert core == {"pytorch-lightning", "torch", "rich", "jinja2"}
+    assert core == {"pytorch-lightning", "torchmetrics", "torch", "rich", "jinja2"}
 
 
 def test_no_requirement_keeps_a_project_from_upgrading() -> None:

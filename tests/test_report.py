@@ -334,6 +334,41 @@ def test_what_was_not_observed_is_said_with_its_reason() -> None:
     )
 
 
+def test_all_that_was_watched_is_named_and_neighbours_share_their_number() -> None:
+    """The verdict rests on more than gradients: outputs, data, weights and noise have rules too."""
+    history = make_run(last=2)
+    record = next(history.records())
+    more = {
+        "weight/std": {"0.weight": 0.1, "2.weight": 0.1},
+        "embedding/mean_cosine": {"words.weight": 0.1},
+        "batch_norm/mean_gap": {"1/batch_norm#0": 0.1},
+        "input/mean": {"0/linear#0": 0.1},
+        "data/mean": {"train/0": 0.1, "validation/0": 0.1},
+        "validation/val_loss": {"": 1.0},
+        "gradient/cosine": {"": 0.5},
+    }
+    history.append(Record(3, {**record.values, **more}, {"loss/train": [1.0]}))
+    assert coverage.watched(history) == (
+        "gradients (12 parameters), weight updates (6 parameters), weights (2 parameters), "
+        "embeddings, activations (6 call sites), batch norm, outputs, inputs, data (2 tensors), "
+        "validation, learning rate, loss, gradient noise"
+    )
+    assert coverage.watched(make_run(kind="sigmoid")) == (
+        "gradients (12 parameters), weight updates (6 parameters), "
+        "activations and saturation (6 call sites), outputs, learning rate, loss"
+    )
+
+
+def test_what_many_trainings_lack_is_not_called_missing() -> None:
+    """No batch norm is no gap in what was watched; no output is."""
+    history = History()
+    history.append(Record(0, {"lr/value": {"SGD/group0": 0.1}}, {"loss/train": [1.0]}))
+    assert coverage.watched(history) == "learning rate, loss"
+    missed = coverage.not_observed(history)
+    assert "outputs (no call of a loss function was seen)" in missed
+    assert not [name for name in ("batch norm", "embeddings", "validation") if name in missed]
+
+
 def test_rules_that_could_not_judge_are_named_with_the_reason() -> None:
     history = make_run(last=4)
     history.update_meta({"not_judged": {"learning-rate-too-low": "there are fewer than 16 losses"}})

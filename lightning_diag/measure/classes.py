@@ -1,7 +1,8 @@
-"""Targets, predictions and hits by class (P29)."""
+"""Targets, predictions and hits by class, and which classes are taken for which (P29)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Columns, LossCall, Numbers, table
+from lightning_diag.measure.confusion import MATRIX, confusion
 from lightning_diag.measure.losses import (
     BINARY_LOSSES,
     INDEX_LOSSES,
@@ -16,10 +18,11 @@ from lightning_diag.measure.losses import (
     classes_of,
     count,
     rows_of,
+    scalar,
     some,
     targets_of,
 )
-from lightning_diag.measure.moments import Scalar, plain, wide
+from lightning_diag.measure.moments import Scalar, plain
 
 _FADE = 15 / 16
 """Our choice: the newest sixteen looks stand for now."""
@@ -28,6 +31,7 @@ _RARE = 10.0
 SageMaker Debugger calls imbalanced."""
 _FEW = 8.0
 """Our choice: targets of rare classes from which on their recall is known to a third."""
+COUNTS = ("class/target_count", "class/predicted_count", "class/correct_count")
 CLASSES = 256
 """Our choice: of more classes no figures are kept one by one."""
 
@@ -44,14 +48,17 @@ class ClassMeasure(LossCallMeasure):
         "target_count": "list: targets of each class in the step",
         "predicted_count": "list: predictions of each class in the step",
         "correct_count": "list: targets of each class that were predicted",
+        "confusions": "list: true class, predicted class, targets, for up to 16 pairs; see "
+        "`measure/confusion.py`",
     }
 
     def observe(self, call: LossCall) -> Columns | None:
         """See `LossCallMeasure.observe`.
 
         Shape:
-            ``(*)`` -> sums ``(1, 4 + 3 * classes)``, maxima ``(1, 0)``: rows, hits, undecided
-            targets, classes, then the counts, without which there are more than 256 classes.
+            ``(*)`` -> sums ``(1, 4 + n)``, maxima ``(1, 0)``: rows, hits, undecided targets,
+            and whether what follows is the confusion matrix, with a row for each true class. Of
+            more than 64 classes the three counts of each follow instead, of more than 256 nothing.
         """
         if call.function in INDEX_LOSSES:
             return _by_index(call)
@@ -71,10 +78,8 @@ def _by_index(call: LossCall) -> Columns | None:
     if target.shape != predicted.shape:
         return None
     number = classes_of(call)
-    valid = torch.ones_like(target, dtype=wide(x.device))
-    if call.ignore_index is not None and not call.target.is_floating_point():
-        valid = (target != call.ignore_index).to(valid.dtype)
-    return _counted(target, predicted, valid, number, 0.0)
+    ignored = None if call.target.is_floating_point() else call.ignore_index
+    return _counted(target, predicted, ignored, number, 0.0)
 
 
 def _by_element(call: LossCall) -> Columns | None:
@@ -86,26 +91,35 @@ def _by_element(call: LossCall) -> Columns | None:
     undecided = count((values != low) & (values != 1))
     target = (values > (low + 1) / 2).long()
     predicted = (some(plain(call.input)) > threshold).long()
-    valid = torch.ones_like(target, dtype=wide(target.device))
-    return _counted(target, predicted, valid, 2, undecided)
+    return _counted(target, predicted, None, 2, undecided)
 
 
 def _counted(
-    target: Tensor, predicted: Tensor, valid: Tensor, classes: int, undecided: Scalar
+    target: Tensor, predicted: Tensor, ignored: int | None, classes: int, undecided: Scalar
 ) -> Columns:
-    """Count by class; `valid` is 1 where a target counts and 0 where it does not."""
-    correct = (target == predicted).to(valid.dtype) * valid
-    device = target.device
-    kept = classes <= CLASSES
-    head = table([(valid.sum(), correct.sum(), undecided, float(classes))], device)
-    if not kept:
-        return Columns(head, head.new_zeros(1, 0))
-    target = target.clamp(0, classes - 1)  # what is ignored may be any number, and counts 0
-    counts = torch.zeros(3, classes, dtype=valid.dtype, device=device)
-    counts[0].scatter_add_(0, target, valid)
-    counts[1].scatter_add_(0, predicted, valid)
-    counts[2].scatter_add_(0, target, correct)
-    return Columns(torch.cat([head, counts.view(1, -1)], 1), head.new_zeros(1, 0))
+    """Count by class, but for targets that are `ignored`."""
+    if classes > CLASSES:
+        rows, hits = _right(target, predicted, ignored)
+        return _columns((rows, hits, undecided, 0.0), [], target.device)
+    matrix = confusion(target, predicted, classes, ignored)
+    targets, guesses, hits = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    is_kept = classes <= MATRIX
+    head = (scalar(targets.sum()), scalar(hits.sum()), undecided, float(is_kept))
+    return _columns(head, [matrix] if is_kept else [targets, guesses, hits], target.device)
+
+
+def _right(target: Tensor, predicted: Tensor, ignored: int | None) -> tuple[Scalar, Scalar]:
+    """Count targets that are not `ignored`, and those of them that were predicted."""
+    if ignored is None:
+        return float(len(target)), count(target == predicted)
+    valid = target != ignored
+    return count(valid), count((target == predicted) & valid)
+
+
+def _columns(first: Sequence[Scalar], kept: Sequence[Tensor], device: torch.device) -> Columns:
+    head = table([first], device)
+    tail = [part.to(head.dtype).reshape(1, -1) for part in kept]
+    return Columns(torch.cat([head, *tail], 1), head.new_zeros(1, 0))
 
 
 def accuracy(sums: Tensor) -> float | None:
@@ -118,8 +132,17 @@ def counts(sums: Tensor) -> dict[str, list[float]]:
     """Return the counts by class in joined columns of `ClassMeasure`, {} where there are none."""
     if sums.shape[1] == 4 or sums[0, 2] > 0 or sums[0, 0] == 0:
         return {}
-    rows = sums[0, 4:].view(3, -1).tolist()
-    return {f"class/{name}": row for name, row in zip(ClassMeasure.outputs, rows, strict=True)}
+    matrix = confusions(sums)
+    if matrix is None:
+        rows = sums[0, 4:].view(3, -1).tolist()
+    else:
+        rows = [x.tolist() for x in (matrix.sum(1), matrix.sum(0), matrix.diagonal())]
+    return dict(zip(COUNTS, rows, strict=True))
+
+
+def confusions(sums: Tensor) -> Tensor | None:
+    """Return the confusion matrix in joined columns of `ClassMeasure`, None if there is none."""
+    return sums[0, 4:].view(math.isqrt(sums.shape[1] - 4), -1) if sums[0, 3] > 0 else None
 
 
 class ClassPool:

@@ -14,8 +14,19 @@ from lightning_diag.measure.moments import Scalar
 
 INDEX_LOSSES = frozenset({"cross_entropy", "nll_loss", "multi_margin_loss"})
 """Losses whose target is the index of a class."""
-ROW_LOSSES = INDEX_LOSSES | {"kl_div"}
+LAST_LOSSES = frozenset({"kl_div", "ctc_loss"})
+"""Losses of logarithms of probabilities over the last dimension."""
+ROW_LOSSES = INDEX_LOSSES | LAST_LOSSES
 """Losses whose prediction is one distribution, or score of each class, a sample."""
+COMPARING_LOSSES = frozenset(
+    {
+        "triplet_margin_loss",
+        "triplet_margin_with_distance_loss",
+        "cosine_embedding_loss",
+        "margin_ranking_loss",
+    }
+)
+"""Losses of what samples have to do with each other: embeddings, or scores that rank them."""
 BINARY_LOSSES = frozenset(
     {
         "binary_cross_entropy",

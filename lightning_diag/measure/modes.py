@@ -24,11 +24,21 @@ def depends_on_mode(module: nn.Module) -> bool:
     """
     if isinstance(module, _NormBase):
         return module.running_mean is not None
+    return dropout_of(module) > 0
+
+
+def dropout_of(module: nn.Module) -> float:
+    """Return the probability with which a module of PyTorch drops what it works on; else 0.
+
+    Example:
+        >>> dropout_of(nn.Dropout(0.1)), dropout_of(nn.Linear(2, 2))
+        (0.1, 0.0)
+    """
     if isinstance(module, _DropoutNd):
-        return module.p > 0
+        return float(module.p)
     if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
-        return module.dropout > 0
-    return False
+        return float(module.dropout)
+    return 0.0
 
 
 def parents(root: nn.Module) -> dict[int, nn.Module]:

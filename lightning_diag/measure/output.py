@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lightning_diag.measure.base import Columns, LossCall, Numbers, placed
 from lightning_diag.measure.losses import (
+    COMPARING_LOSSES,
     INDEX_LOSSES,
+    LAST_LOSSES,
     ROW_LOSSES,
     LossCallMeasure,
     classes_of,
@@ -77,11 +79,12 @@ class PredictionMeasure(LossCallMeasure):
         x = plain(call.input)
         loss = call.output.detach()
         value = scalar(loss if loss.dim() == 0 else loss.float().mean())
+        shares: tuple[Scalar, Scalar, Scalar] = (0.0, 0.0, 0.0)
         if call.function in ROW_LOSSES:
             is_short = call.input.dtype in (torch.float16, torch.bfloat16)
-            rows = rows_of(x, -1 if call.function == "kl_div" else 1)
+            rows = rows_of(x, -1 if call.function in LAST_LOSSES else 1)
             shares = distributions(rows, _ROUNDED if is_short else _EXACT)
-        else:
+        elif call.function not in COMPARING_LOSSES:
             values = some(x)
             shares = (float(values.numel()), count((values >= 0) & (values <= 1)), 0.0)
         sums = (known.count, known.total, known.squares, value, 1.0, *shares)
@@ -118,9 +121,10 @@ def function_of(place: str) -> str:
 def described(call: LossCall) -> list[float]:
     """Return what a call is, as numbers that join by max."""
     x, target = call.input, call.target
+    has_target = target.numel() > 0
     return [
         float(_REDUCTIONS.index(call.reduction)) if call.reduction in _REDUCTIONS else 0.0,
-        float(_DTYPES.index(_name(target)) if _name(target) in _DTYPES else -1),
+        float(_DTYPES.index(_name(target)) if has_target and _name(target) in _DTYPES else -1),
         float(FUNCTIONS.index(call.activation)),
         float(call.weighted),
         -1e9 if call.ignore_index is None else float(call.ignore_index),
@@ -129,7 +133,7 @@ def described(call: LossCall) -> list[float]:
         float(broadcasts(x, target) and call.function not in INDEX_LOSSES),
         float(x.dim()),
         *_shape(x),
-        float(target.dim()),
+        float(target.dim() if has_target else 0),
         *_shape(target),
     ]
 

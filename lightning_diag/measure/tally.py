@@ -26,6 +26,8 @@ T = TypeVar("T")
 _KEPT_JOINS = 16
 """Our choice: joins for which a layout keeps what no rank has seen since; then it may be dropped,
 lest tensors whose shapes change all the time make it grow."""
+_LIST = 256
+"""Our choice: from here on a tensor of zeros is built faster than a list and a tensor of that."""
 
 
 def joining_ranks(world_size: int) -> int:
@@ -171,7 +173,7 @@ class Tally:
             known = columns.get(key)
             rows = len(key.places)
             if known is None:
-                sums.append([0.0] * (rows * key.sums))
+                sums.append(self._nothing(rows * key.sums))
                 maxima.append([lowest] * (rows * key.maxima))
             elif isinstance(known, HostColumns):
                 sums += known.rows
@@ -180,6 +182,12 @@ class Tally:
                 sums.append(known.sums.flatten())
                 maxima.append(known.maxima.flatten())
         return self._one(sums), self._one(maxima)
+
+    def _nothing(self, size: int) -> Tensor | list[float]:
+        """Return so many zeros: as a list, or where that is slower, on the device."""
+        if size <= _LIST:
+            return [0.0] * size
+        return torch.zeros(size, dtype=wide(self._device), device=self._device)
 
     def _one(self, parts: Iterable[Tensor | list[float]]) -> Tensor:
         """Return all numbers as one tensor on the device; those of the host travel together."""

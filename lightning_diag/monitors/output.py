@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from lightning_diag.measure.base import CallMeasure
-from lightning_diag.measure.classes import ClassMeasure, ClassPool, accuracy, counts
+from lightning_diag.measure.classes import ClassMeasure, ClassPool, accuracy, confusions, counts
+from lightning_diag.measure.confusion import ConfusionPool
 from lightning_diag.measure.output import PredictionMeasure, description
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.measure.target import SpreadMeasure, TargetMeasure
@@ -30,7 +33,9 @@ class OutputMonitor(Monitor):
     Calls of `torch.nn.functional.cross_entropy`, `mse_loss` and the like are seen, also by way of
     ``nn.CrossEntropyLoss`` and the like, wherever in the training step they are; not those under
     ``torch.no_grad``, of detached predictions, or of metrics. A loss that is written out by hand is
-    not observed, nor is one within a compiled function that stays compiled.
+    not observed, nor is one within a compiled function that stays compiled. Of losses of pairs,
+    triplets, ranks and sequences (CTC) the value and the first trained argument are seen, and no
+    target.
 
     Args:
         every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
@@ -42,8 +47,9 @@ class OutputMonitor(Monitor):
     Logs:
         ``diag/output/accuracy_min``: of the loss call with the lowest, 0 to 1.
         The history gets every call, see docs/architecture.md, at the first four steps and then at
-        watched steps that are at least 16 apart. Of more than 65,536 elements every n-th counts
-        for ranges, classes and targets.
+        watched steps that are at least 16 apart; of up to 64 classes also which are taken for
+        which, counted as torchmetrics does, every eight looks. Of more than 65,536 elements every
+        n-th counts for ranges, classes and targets.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -80,6 +86,7 @@ class OutputMonitor(Monitor):
         self._run: Run | None = None
         self._looked = -_SPACING
         self._pools: dict[str, ClassPool] = {}
+        self._confused: dict[str, ConfusionPool] = {}
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
@@ -128,6 +135,15 @@ class OutputMonitor(Monitor):
                         digest.put(metric, place, value)
                     predicted = lists["class/predicted_count"]
                     digest.put("class/predicted_share", place, max(predicted) / sum(predicted))
+                    self._add_confusions(digest, place, confusions(columns.sums))
+
+    def _add_confusions(self, digest: Digest, place: str, matrix: Tensor | None) -> None:
+        if matrix is None:
+            return
+        pool = self._confused.setdefault(place, ConfusionPool())
+        pool.add(matrix)
+        if (pairs := pool.told()) is not None:
+            digest.lists.setdefault("class/confusions", {})[place] = pairs
 
     def _describe(self, digest: Digest, joined: Joined, run: Run, step: int) -> None:
         """Say in the metadata what is new of the calls: each is described when first seen."""
@@ -161,6 +177,7 @@ class OutputMonitor(Monitor):
                 place: {"targets": pool.targets, "hits": pool.hits}
                 for place, pool in self._pools.items()
             },
+            "confused": {place: pool.state() for place, pool in self._confused.items()},
         }
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
@@ -171,6 +188,8 @@ class OutputMonitor(Monitor):
             pool = self._pools[place] = ClassPool()
             pool.targets = list(counts_of["targets"])
             pool.hits = list(counts_of["hits"])
+        confused = state.get("confused", {})
+        self._confused = {place: ConfusionPool.of(kept) for place, kept in confused.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind."""

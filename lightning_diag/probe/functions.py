@@ -16,9 +16,11 @@ class Function(NamedTuple):
     name: str
     """As it stands in a place, such as ``relu``."""
     kind: str
-    """relu, leaky, sigmoid, tanh, hard, softmax, smooth, layer, norm or loss."""
+    """relu, leaky, sigmoid, tanh, hard, softmax, smooth, cell, layer, norm or loss."""
     channels_last: bool | None = None
     """For layers: whether their output counts units in its last dimension."""
+    given: str = "input"
+    """The first parameter."""
 
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -29,6 +31,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "hard": ("hardtanh", "hardsigmoid", "relu6", "hardswish", "softsign"),
     "softmax": ("softmax", "log_softmax"),
     "smooth": ("gelu", "silu", "mish", "softplus", "logsigmoid"),
+    "cell": ("rnn_tanh_cell", "rnn_relu_cell"),
 }
 _LAYERS = {
     "linear": True,
@@ -57,7 +60,16 @@ _LOSSES = (
     "gaussian_nll_loss",
     "hinge_embedding_loss",
 )
-"""Losses of a prediction and its target. Those of pairs and triplets of embeddings have no such."""
+"""Losses of a prediction and its target."""
+OPERANDS: dict[str, tuple[str, ...]] = {
+    "triplet_margin_loss": ("anchor", "positive", "negative"),
+    "triplet_margin_with_distance_loss": ("anchor", "positive", "negative"),
+    "cosine_embedding_loss": ("input1", "input2"),
+    "margin_ranking_loss": ("input1", "input2"),
+    "multilabel_margin_loss": ("input",),
+    "ctc_loss": ("log_probs",),
+}
+"""Losses without a target for each number that is predicted: the arguments that may be trained."""
 UNITS_LAST: frozenset[Any] = frozenset(
     {torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, torch.tensordot}
     | {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.bmm, torch.Tensor.baddbmm}
@@ -84,6 +96,8 @@ def _table() -> dict[Any, Function]:
     table[functional.batch_norm] = Function("batch_norm", "norm")
     for name in _LOSSES:
         table[getattr(functional, name)] = Function(name, "loss")
+    for name, (first, *_) in OPERANDS.items():
+        table[getattr(functional, name)] = Function(name, "loss", given=first)
     return table
 
 
@@ -129,7 +143,8 @@ def lookup(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Func
 
 
 _PARAMETERS: dict[str, list[str]] = {
-    name: list(inspect.signature(getattr(functional, name)).parameters) for name in _LOSSES
+    name: list(inspect.signature(getattr(functional, name)).parameters)
+    for name in (*_LOSSES, *OPERANDS)
 }
 
 

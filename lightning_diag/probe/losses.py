@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_diag.measure.base import LossCall
-from lightning_diag.probe.functions import argument
+from lightning_diag.probe.functions import OPERANDS, argument
 
 _VIEWS = frozenset(
     {
@@ -40,22 +40,23 @@ _DEPTH = 8
 def loss_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
     """Read a call of a loss function; None if nothing is trained by it, or cannot be read.
 
-    A loss of detached tensors is there to be looked at by its caller.
+    A loss of detached tensors is there to be looked at by its caller. Of several embeddings or
+    scores that are compared, the first that is trained stands for all, and there is no target.
     """
-    prediction = argument(function, "input", args, kwargs)
-    target = argument(function, "target", args, kwargs)
-    if not isinstance(target, Tensor) or not prediction.requires_grad:
-        return None
-    if type(target) is not Tensor or target.layout is not torch.strided or target.is_complex():
-        return None
-    if torch._C._functorch.is_functorch_wrapped_tensor(target):
+    given = [argument(function, name, args, kwargs) for name in OPERANDS.get(function, ("input",))]
+    prediction = next((x for x in given if isinstance(x, Tensor) and x.requires_grad), None)
+    if function in OPERANDS:
+        target = torch.empty(0, device="cpu")
+    else:
+        target = argument(function, "target", args, kwargs)
+    if prediction is None or not _is_plain(prediction) or not _is_plain(target):
         return None
     return LossCall(
         place="",
         function=function,
         kind="loss",
         unit_dim=1,
-        input=prediction,
+        input=_batch_first(prediction) if function == "ctc_loss" else prediction,
         target=target,
         reduction=_reduction(function, args, kwargs),
         weighted=any(
@@ -74,6 +75,22 @@ def loss_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
         ),
         activation=activation_of(prediction),
     )
+
+
+def _is_plain(x: Any) -> bool:
+    """Return whether `x` is a dense tensor of real numbers."""
+    if type(x) not in (Tensor, nn.Parameter) or x.layout is not torch.strided or x.is_complex():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _batch_first(x: Tensor) -> Tensor:
+    """Return what begins with time with the samples first, as anything else does.
+
+    Shape:
+        ``(time, batch, classes)`` -> ``(batch, time, classes)``; ``(time, classes)`` as it is.
+    """
+    return x.detach().transpose(0, 1) if x.dim() > 2 else x
 
 
 def _reduction(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

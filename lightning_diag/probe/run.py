@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from lightning_diag.measure.modes import dropout_of
 from lightning_diag.measure.tally import joining_ranks
-from lightning_diag.probe.places import named_parameters
+from lightning_diag.probe.places import named_modules, named_parameters
 
 _NO_GRADIENTS = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy")
 """Strategies that flatten parameters, or keep gradients where nobody else can read them."""
@@ -224,6 +225,11 @@ class Run:
                 "strategy": type(trainer.strategy).__name__,
                 "automatic_optimization": self.automatic,
                 "module": type(self.module).__name__,
+            },
+            "dropout": {
+                path: share
+                for path, module in named_modules(self.module)
+                if module.training and (share := dropout_of(module)) > 0
             },
             "versions": versions(),
         }

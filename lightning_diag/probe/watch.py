@@ -147,7 +147,7 @@ class CallWatch(TorchFunctionMode):
     def _call(
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
-        x = args[0] if args else kwargs.get("input")
+        x = args[0] if args else kwargs.get(function.given)
         if not isinstance(x, Tensor) or not _readable(x) or not _trains():
             return None
         if function.kind == "loss":

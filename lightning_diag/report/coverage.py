@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from lightning_diag.history import History
 from lightning_diag.report.words import count, percent
@@ -20,17 +21,45 @@ class Area:
     """Steps with a number."""
     reason: str = ""
     """Why nothing was observed, when that is known."""
+    expected: bool = True
+    """Whether any training has it; many have no batch norm."""
 
 
 _AREAS = (
-    ("gradients", "gradient/norm", "parameter"),
-    ("weight updates", "update/ratio", "parameter"),
-    ("activations", "activation/std", "call site"),
-    ("saturation", "activation/saturated_fraction", "call site"),
-    ("dead ReLU units", "dead_relu/fraction", "call site"),
-    ("loss", "loss/train", ""),
-    ("learning rate", "lr/value", "parameter group"),
+    Area("gradients", "parameter", 0),
+    Area("weight updates", "parameter", 0),
+    Area("weights", "parameter", 0, expected=False),
+    Area("embeddings", "table", 0, expected=False),
+    Area("activations", "call site", 0),
+    Area("saturation", "call site", 0),
+    Area("dead ReLU units", "call site", 0),
+    Area("batch norm", "call site", 0, expected=False),
+    Area("outputs", "loss call", 0, "no call of a loss function was seen"),
+    Area("inputs", "layer call", 0, expected=False),
+    Area("data", "tensor", 0, expected=False),
+    Area("validation", "metric", 0, expected=False),
+    Area("learning rate", "parameter group", 0),
+    Area("loss", "", 0),
+    Area("gradient noise", "", 0, expected=False),
 )
+"""What can be watched, with the noun of its places, and why it is not where that needs no look."""
+_METRICS = {
+    "gradients": "gradient/norm",
+    "weight updates": "update/ratio",
+    "weights": "weight/std",
+    "embeddings": "embedding/mean_cosine",
+    "activations": "activation/std",
+    "saturation": "activation/saturated_fraction",
+    "dead ReLU units": "dead_relu/fraction",
+    "batch norm": "batch_norm/mean_gap",
+    "outputs": "output/loss",
+    "inputs": "input/mean",
+    "data": "data/mean",
+    "learning rate": "lr/value",
+    "loss": "loss/train",
+    "gradient noise": "gradient/cosine",
+}
+"""The metric that an area is known by."""
 
 _KINDS = {
     "saturation": ({"sigmoid", "tanh", "hard", "softmax", "smooth"}, "no saturating function"),
@@ -40,15 +69,19 @@ _KINDS = {
 
 def areas(history: History) -> list[Area]:
     """Return everything that the monitors of this package watch, with how much of it was seen."""
-    return [_area(history, *row) for row in _AREAS]
+    return [_area(history, area) for area in _AREAS]
 
 
-def _area(history: History, name: str, metric: str, noun: str) -> Area:
-    places = history.places(metric)
-    watched = max((len(history.series(metric, place).steps) for place in places), default=0)
+def _area(history: History, area: Area) -> Area:
+    if area.name in _METRICS:
+        seen = [(_METRICS[area.name], place) for place in history.places(_METRICS[area.name])]
+    else:
+        seen = [(name, "") for name in history.metrics() if name.startswith(area.name + "/")]
+    watched = max((len(history.series(*one).steps) for one in seen), default=0)
     if not watched:
-        return Area(name, "", 0, _reason(history, name))
-    return Area(name, count(len(places), noun) if noun else "", watched)
+        return replace(area, places="", reason=area.reason or _reason(history, area.name))
+    places = count(len(seen), area.places) if area.places else ""
+    return replace(area, places=places, watched=watched, reason="")
 
 
 def _reason(history: History, name: str) -> str:
@@ -63,14 +96,30 @@ def _reason(history: History, name: str) -> str:
 
 
 def watched(history: History) -> str:
-    """Name the areas that were watched."""
+    """Name the areas that were watched; neighbours of as many places share their number.
+
+    A single place needs none.
+    """
     seen = [area for area in areas(history) if area.watched]
-    return ", ".join(f"{a.name} ({a.places})" if a.places else a.name for a in seen) or "nothing"
+    groups = []
+    for places, group in groupby(seen, key=lambda area: _several(area.places)):
+        names = [area.name for area in group]
+        if not places:
+            groups += names
+        elif len(names) == 1:
+            groups.append(f"{names[0]} ({places})")
+        else:
+            groups.append(f"{', '.join(names[:-1])} and {names[-1]} ({places})")
+    return ", ".join(groups) or "nothing"
+
+
+def _several(places: str) -> str:
+    return "" if places.startswith("1 ") else places
 
 
 def not_observed(history: History) -> str:
-    """Name the areas that were not, with the reason; empty when all were."""
-    missed = [area for area in areas(history) if not area.watched]
+    """Name the areas that were not, of those that any training has, with the reason."""
+    missed = [area for area in areas(history) if area.expected and not area.watched]
     return ", ".join(f"{a.name} ({a.reason})" if a.reason else a.name for a in missed)
 
 

@@ -29,7 +29,22 @@ def confirmed(run: Outcome, codes: Iterable[str]) -> set[str]:
     for code in sorted(codes):
         if code in ADVICE:
             treated = ADVICE[code](run.recipe)
-            # Scores, not losses: almost any loss is lower at the end of smaller steps.
-            if treated != run.recipe and not proofs.harmed(run, train(treated)):
+            if treated != run.recipe and _is_better(run, train(treated)):
                 found.add(code)
     return found
+
+
+def _is_better(run: Outcome, treated: Outcome) -> bool:
+    """Return whether a run that was treated answers more, survives, or gets off the ground.
+
+    Almost any loss is lower at the end of smaller steps, so that scores count. But the score of
+    what is lost says nothing, nor does one that is not what the loss trains: a run that is lost
+    must neither be lost nor give back what it won; one that stood still, at a third of its first
+    loss or more, must come to a third of that.
+    """
+    if not proofs.harmed(run, treated):
+        return True
+    if proofs.is_lost(run):
+        return proofs.given_back(treated) < 0.5
+    stands = proofs.stalled(run) >= 0.9 and run.last >= abs(run.start.loss) / 3
+    return stands and 3 * treated.last <= run.last

@@ -44,8 +44,14 @@ def noisy_regression(rng: random.Random) -> Pair:
 
 
 def _learns_a_little(sick: Outcome, well: Outcome) -> str:
-    """What learns nothing at all does not underfit: its one unit is dead, or flat."""
-    return "" if sick.gain() >= 0.1 else "it learns nothing"
+    """What learns nothing at all does not underfit: its one unit is dead, or flat.
+
+    Nor may a part of it be: with one unit of two dead from the start, two things are wrong, and
+    functions that cannot die learn a good deal more.
+    """
+    if not sick.gain() >= 0.1:
+        return "it learns nothing"
+    return "" if proofs.dead(sick) < 0.2 else "units are dead as well"
 
 
 @sickness(

@@ -35,6 +35,8 @@ class Vitals:
     """The same on held-out data as the run sees them."""
     lowest_recall: float = math.nan
     """Of all classes, on held-out data; NaN where there are none."""
+    lowest_train_recall: float = math.nan
+    """The same on the training set."""
     finite: bool = True
     """Whether all weights are finite."""
     gradient: dict[str, float | None] = field(default_factory=dict)
@@ -188,8 +190,10 @@ def _evaluate(model: Learner, data: Data, found: Vitals) -> None:
     held = model(data.held_x)
     found.held_score = float(score(held, data.held_y, data.kind))
     if data.kind == "classes":
-        answers = held.argmax(1)
-        recalls = [
-            float((answers[data.held_y == c] == c).float().mean()) for c in data.held_y.unique()
-        ]
-        found.lowest_recall = min(recalls)
+        found.lowest_recall = _lowest_recall(held, data.held_y)
+        found.lowest_train_recall = _lowest_recall(out, data.y)
+
+
+def _lowest_recall(out: Tensor, y: Tensor) -> float:
+    right = out.argmax(1) == y
+    return min(float(right[y == c].float().mean()) for c in y.unique())

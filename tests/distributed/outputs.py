@@ -22,12 +22,13 @@ class Scored(Net):
     """A cross-entropy and a squared distance; the second is left out at times, on one rank."""
 
     moody = False
+    ignored = -100
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Any:
         x, y = batch
         hidden = torch.tanh(self.second(torch.tanh(self.first(x))))
         scores = self.last(torch.tanh(self.third(hidden)))
-        loss = functional.cross_entropy(scores, y.argmax(-1))
+        loss = functional.cross_entropy(scores, y.argmax(-1), ignore_index=self.ignored)
         if self.moody and self.global_rank == 1 and batch_idx % 3:
             return loss
         return loss + functional.mse_loss(scores, y)
@@ -56,6 +57,14 @@ def accumulated(seat: Seat) -> dict[str, Any]:
     return _fit(seat, Scored(), part, size, accumulate_grad_batches=4)
 
 
+def ignoring(seat: Seat) -> dict[str, Any]:
+    """Train on halves of each batch, with a class that does not count."""
+    net = Scored()
+    net.ignored = 1
+    size = BATCH // seat.ranks
+    return _fit(seat, net, slice(seat.rank * size, (seat.rank + 1) * size), size, max_epochs=3)
+
+
 def uneven(seat: Seat) -> dict[str, Any]:
     """Train on batches of unlike sizes."""
     part = slice(None)
@@ -72,5 +81,5 @@ def moody(seat: Seat) -> dict[str, Any]:
     return _fit(seat, net, slice(seat.rank * size, (seat.rank + 1) * size), size)
 
 
-TOGETHER: list[Callable[[Seat], Any]] = [shared, accumulated, uneven, moody]
-ALONE: list[Callable[[Seat], Any]] = [shared, accumulated]
+TOGETHER: list[Callable[[Seat], Any]] = [shared, accumulated, ignoring, uneven, moody]
+ALONE: list[Callable[[Seat], Any]] = [shared, accumulated, ignoring]

@@ -26,7 +26,16 @@ def test_two_ranks_give_the_numbers_of_one(outcome: Outcome, scenario: str) -> N
     )
 
 
-@pytest.mark.parametrize("scenario", ["shared", "uneven", "moody"])
+def test_confused_classes_are_joined_over_ranks(outcome: Outcome) -> None:
+    """The class that is ignored is never the true one, and both ranks' samples count."""
+    together, alone = outcome.of("ignoring")[0]["records"], outcome.alone("ignoring")["records"]
+    assert not differences(together, alone, rtol=1e-6, only=("class/",))
+    told = [pairs for r in together for pairs in r["lists"].get("class/confusions", {}).values()]
+    assert told
+    assert all(1.0 not in pairs[::3] for pairs in told)
+
+
+@pytest.mark.parametrize("scenario", ["shared", "uneven", "moody", "ignoring"])
 def test_both_ranks_hold_the_same_history_bit_for_bit(outcome: Outcome, scenario: str) -> None:
     first, second = outcome.of(scenario)
     assert not unlike(first["records"], second["records"])

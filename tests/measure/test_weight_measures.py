@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_diag.measure.embedding import asked_for, headings, likeness, turned
-from lightning_diag.measure.modes import Trained, depends_on_mode, frozen_norms, mode_watches
+from lightning_diag.measure.modes import (
+    Trained,
+    depends_on_mode,
+    dropout_of,
+    frozen_norms,
+    mode_watches,
+)
 from lightning_diag.measure.replica import ReplicaMeasure
 from lightning_diag.measure.weight import (
     DuplicateMeasure,
@@ -230,6 +236,20 @@ def test_adapters_in_a_frozen_backbone_do_not_count() -> None:
 )
 def test_what_depends_on_the_mode(module: nn.Module, depends: bool) -> None:
     assert depends_on_mode(module) is depends
+
+
+@pytest.mark.parametrize(
+    ("module", "share"),
+    [
+        (nn.Dropout2d(0.3), 0.3),
+        (nn.AlphaDropout(0.2), 0.2),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), 0.1),
+        (nn.GRU(4, 4, 2, dropout=0.4), 0.4),
+        (nn.Linear(4, 4), 0.0),
+    ],
+)
+def test_how_much_a_module_drops(module: nn.Module, share: float) -> None:
+    assert dropout_of(module) == share
 
 
 def test_statistics_of_frozen_norms_are_seen_to_move() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -63,6 +64,27 @@ def test_numbers_equal_the_reference_whatever_the_accumulation(factor: int) -> N
             assert found[step] == close(value, rel=1e-5), (metric, step)
         lists = dict(watched.lists("class/target_count", place))
         assert lists[step] == torch.bincount(y, minlength=3).double().tolist()
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_confused_classes_are_those_of_the_last_eight_looks(factor: int) -> None:
+    """P29: pooled over micro-batches and looks, then told in one list."""
+    module, watched = noted(factor, max_epochs=2 * factor)
+    place = "criterion/cross_entropy#0"
+    steps = watched.series("output/loss", place).steps
+    told = watched.lists("class/confusions", place)
+    assert [step for step, _ in told] == steps[7::8]
+    totals = dict.fromkeys(product(range(3), range(3)), 0)
+    for step in steps[:8]:
+        for out, y, _ in module.seen[step * factor : (step + 1) * factor]:
+            for pair in zip(y.tolist(), out.argmax(1).tolist(), strict=True):
+                totals[pair] += 1
+    wrong = {pair: number for pair, number in totals.items() if pair[0] != pair[1] and number}
+    first = told[0][1]
+    assert {
+        (t, p): n for t, p, n in zip(first[::3], first[1::3], first[2::3], strict=True)
+    } == wrong
+    assert first[2::3] == sorted(first[2::3], reverse=True)
 
 
 def test_looks_are_at_the_first_steps_and_then_sixteen_apart() -> None:
@@ -133,6 +155,7 @@ def test_what_is_known_of_classes_outlives_a_checkpoint() -> None:
     other = OutputMonitor()
     other.load_observer_state(state)
     assert other.observer_state() == state
+    assert state["confused"]["cross_entropy#0"]["looks"] == 4
 
 
 def test_a_resumed_run_keeps_what_was_first(tmp_path: Any) -> None:

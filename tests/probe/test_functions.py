@@ -14,9 +14,12 @@ from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 
 from lightning_diag.measure.activation import SATURATION
-from lightning_diag.probe.functions import FUNCTIONS, UNITS_LAST, Function, lookup
+from lightning_diag.probe.functions import FUNCTIONS, OPERANDS, UNITS_LAST, Function, lookup
 
-KINDS = {"relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth", "layer", "norm", "loss"}
+KINDS = {
+    "relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth",
+    "cell", "layer", "norm", "loss",
+}  # fmt: skip
 LOSSES = {function.name for function in FUNCTIONS.values() if function.kind == "loss"}
 # Modules of torch.nn.modules.activation that are not watched, and why.
 UNWATCHED = {
@@ -88,17 +91,32 @@ def seen(call: Callable[[], Any]) -> list[tuple[str, str]]:
     return [(function.name, function.kind) for function in mode.functions]
 
 
+def compared(name: str) -> tuple[Any, ...]:
+    """Return what a loss without a target for each prediction needs."""
+    if name == "ctc_loss":
+        lengths = torch.tensor([4, 4])
+        return torch.randn(4, 2, 3).log_softmax(2), torch.ones(2, 2).long(), lengths, lengths // 2
+    if name == "multilabel_margin_loss":
+        return torch.randn(2, 3), torch.tensor([[0, -1, -1], [2, 1, -1]])
+    last = torch.randn(2, 3) if name.startswith("triplet") else torch.tensor([1.0, -1.0])
+    shape = (2,) if name == "margin_ranking_loss" else (2, 3)
+    return torch.randn(shape), torch.randn(shape), last
+
+
 def arguments(name: str) -> tuple[Any, ...]:
     """Return what a function of that name needs."""
     x = torch.randn(2, 3)
     if name in ("cross_entropy", "nll_loss", "multi_margin_loss"):
         return x, torch.tensor([0, 2])
+    if name in OPERANDS:
+        return compared(name)
     if name in LOSSES:
         x = torch.rand(2, 3)  # binary_cross_entropy takes probabilities
         return (x, torch.ones(2, 3), torch.ones(2, 3))[: 3 if name == "gaussian_nll_loss" else 2]
     if name.startswith("conv"):
         dims = int(name[-2])
         return torch.randn(1, 2, *[3] * dims), torch.randn(2, 2, *[1] * dims)
+    cell = (torch.zeros(2, 4), torch.randn(4, 3), torch.randn(4, 4))
     extra: dict[str, tuple[Any, ...]] = {
         "linear": (torch.randn(4, 3),),
         "bilinear": (x, torch.randn(4, 3, 3)),
@@ -106,6 +124,8 @@ def arguments(name: str) -> tuple[Any, ...]:
         "softmax": (1,),
         "log_softmax": (1,),
         "batch_norm": (torch.zeros(3), torch.ones(3)),
+        "rnn_tanh_cell": cell,
+        "rnn_relu_cell": cell,
     }
     return x, *extra.get(name, ())
 
@@ -155,7 +175,8 @@ def test_inplace_flags_and_keywords_are_seen_once(name: str) -> None:
         assert seen(lambda: function(first, *rest, inplace=True)) == expected
     if parameters or not rest:
         keywords = dict(zip(parameters[1:], rest, strict=False))
-        assert seen(lambda: function(input=first, **keywords)) == expected
+        given = OPERANDS.get(name, ("input",))[0]
+        assert seen(lambda: function(**{given: first}, **keywords)) == expected
 
 
 def test_old_functions_that_call_methods_are_seen_once() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_diag.measure.base import Call, Columns, LossCall
-from lightning_diag.probe.functions import _LOSSES
+from lightning_diag.probe.functions import _LOSSES, OPERANDS
 from lightning_diag.probe.losses import activation_of
 
 CLASSES = torch.tensor([0, 1, 2, 0])
@@ -94,6 +94,7 @@ def test_each_loss_function_is_seen_once(name: str) -> None:
         (nn.HingeEmbeddingLoss(), SIGNS),
         (nn.SoftMarginLoss(), SIGNS),
         (nn.MultiMarginLoss(), CLASSES),
+        (nn.MultiLabelMarginLoss(), torch.tensor([[0, -1, -1]] * 4)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -102,6 +103,51 @@ def test_modules_reach_the_same_functions(criterion: nn.Module, target: Tensor) 
     root.criterion = criterion
     (call,) = calls(lambda: criterion(scores(), target), root)
     assert call.place.startswith("criterion/")
+
+
+COMPARED: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
+    "triplet_margin_loss": lambda x: (x, NUMBERS, NUMBERS.flip(0)),
+    "triplet_margin_with_distance_loss": lambda x: (x, NUMBERS, NUMBERS.flip(0)),
+    "cosine_embedding_loss": lambda x: (x, NUMBERS, SIGNS[:, 0]),
+    "margin_ranking_loss": lambda x: (x, NUMBERS, SIGNS),
+    "multilabel_margin_loss": lambda x: (x, torch.tensor([[0, -1, -1]] * 4)),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_is_compared_is_seen_without_a_target(name: str) -> None:
+    x, function = scores(), getattr(functional, name)
+    names = OPERANDS[name] if len(OPERANDS[name]) == 3 else (*OPERANDS[name], "target")
+    keywords = dict(zip(names, COMPARED[name](x), strict=True))
+    seen = calls(lambda: (function(*COMPARED[name](x)), function(**keywords)))
+    assert len(seen) == 2
+    for call in seen:
+        assert call.input is x
+        assert call.target.numel() == 0
+        assert call.ignore_index is None
+
+
+@pytest.mark.parametrize("name", ["triplet_margin_loss", "cosine_embedding_loss"])
+def test_of_what_is_compared_the_first_that_is_trained_stands_for_all(name: str) -> None:
+    """A frozen tower, or a bank of embeddings, comes first as often as last."""
+    x, function = scores(), getattr(functional, name)
+    frozen, _, *rest = COMPARED[name](NUMBERS)
+    (call,) = calls(lambda: function(frozen, x, *rest))
+    assert call.input is x
+    assert calls(lambda: function(frozen, frozen, *rest)) == []
+
+
+def test_sequences_of_characters_begin_with_the_sample() -> None:
+    """Time comes first in a CTC loss, and is no sample."""
+    x = torch.randn(5, 4, 3, requires_grad=True)
+    text, lengths = torch.ones(4, 2).long(), torch.full((4,), 5)
+    (call,) = calls(lambda: functional.ctc_loss(x.log_softmax(2), text, lengths, lengths // 3))
+    assert call.input.shape == (4, 5, 3)
+    assert not call.input.requires_grad
+    assert call.target.numel() == 0
+    assert (call.activation, call.reduction) == ("log_softmax", "mean")
+    (call,) = calls(lambda: nn.CTCLoss()(x[:, 0].log_softmax(1), text[0], (5,), (2,)))
+    assert call.input.shape == (5, 3)
 
 
 def test_calls_count_by_function_and_module() -> None:

@@ -47,12 +47,28 @@ def test_the_example_file_of_the_page_is_what_a_history_writes(tmp_path: Path, p
 def test_the_python_of_the_page_prints_what_it_says(
     page: str, run_python: Callable[..., str]
 ) -> None:
-    plain, with_pandas, with_history = blocks(page, "python")
+    plain, with_pandas, with_history, frame, table, *_ = blocks(page, "python")
     expected = blocks(page, "text")
     assert run_python(plain) == expected[0]
-    assert run_python(with_history) == expected[3]
-    pytest.importorskip("pandas", reason="pandas is not installed")
     assert run_python(plain + with_pandas).removeprefix(expected[0]) == expected[2]
+    assert run_python(with_history) == expected[3]
+    for code, output in ((frame, expected[4]), (table, expected[5])):
+        lines = run_python(with_history + code).removeprefix(expected[3]).splitlines()
+        assert [line.rstrip() for line in lines] == output.splitlines()
+
+
+def test_the_files_of_the_page_are_written(
+    page: str, run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    _, _, with_history, _, _, *files = blocks(page, "python")
+    assert len(files) == 3
+    run_python(with_history + "".join(files))
+    assert (tmp_path / "run.parquet").read_bytes().startswith(b"PAR1")
+    assert (tmp_path / "update-ratio.csv").read_text().startswith("step")
+    assert b"<svg" in (tmp_path / "loss.svg").read_bytes()
+    assert (tmp_path / "gradient.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "profile.pdf").read_bytes().startswith(b"%PDF")
+    assert list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lightning_diag.finding import Finding
-from lightning_diag.history import lines, text
+from lightning_diag.history import lines, table, text
 from lightning_diag.history.curve import Series, Stretch
 from lightning_diag.history.file import HistoryFile, find
 from lightning_diag.history.memory import Memory
 from lightning_diag.record import Record, Values
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from typing_extensions import Self
 
 
@@ -180,6 +182,31 @@ class History:
         if memory.cost > self._max_numbers:
             self._thin()
 
+    def show(self, name: str, place: str, step: int, content: object) -> None:
+        """Add what people look at rather than plot, such as pictures, of a step.
+
+        Of each name and place the first stay, the newest, and some in between: 16 in all.
+
+        Args:
+            name: As that of a metric, such as ``filter/pixels``.
+            place: As that of a metric.
+            step: The optimizer step that it belongs to; from it on it supersedes what was shown.
+            content: Plain values, as JSON holds them; what JSON cannot hold becomes text.
+
+        Example:
+            >>> history = History()
+            >>> history.show("filter/pixels", "net.0.weight", 0, {"shape": [1, 1, 1], "pixels": ""})
+            >>> history.shown("filter/pixels")["net.0.weight"][0]
+            (0, {'shape': [1, 1, 1], 'pixels': ''})
+        """
+        known = text.plain(content)
+        self._memory.shelf.put(name, place, step, known)
+        self._write(b"", text.shown_line(name, place, step, known))
+
+    def shown(self, name: str) -> dict[str, list[tuple[int, Any]]]:
+        """Return step and content of all that is shown by a name, by place, oldest first."""
+        return self._memory.shelf.of(name)
+
     def resume(self, step: int) -> None:
         """Forget what is known of a step and of later ones, since they will be taken again.
 
@@ -240,6 +267,20 @@ class History:
         """
         return self._memory.lists(metric, place, n)
 
+    def marks(self) -> Iterator[tuple[int, int, float]]:
+        """Yield step, epoch and seconds of the records kept, oldest first."""
+        return ((row.step, row.epoch, row.seconds) for row in self._memory.rows)
+
+    def columns(self, metric: str) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+        """Yield the numbers of a metric record by record, oldest first, without naming places.
+
+        Step, positions in `places(metric)`, ascending, and a number for each of them: much faster
+        than `records` where there are many places.
+        """
+        for row in self._memory.rows:
+            if metric in row.shape.indices:
+                yield row.step, row.shape.indices[metric], row.column(metric)
+
     def records(self) -> Iterator[Record]:
         """Yield the records kept, oldest first.
 
@@ -250,6 +291,28 @@ class History:
         for row in list(self._memory.rows):
             yield self._memory.record(row, previous)
             previous = row.step
+
+    def to_pandas(self, metric: str) -> pd.DataFrame:
+        """Return a metric as a data frame: a row for each step, a column for each place.
+
+        What was not observed is NaN. Of a metric whose values are lists, cells hold lists.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return table.to_pandas(self._memory, metric)
+
+    def to_arrow(self) -> pa.Table:
+        """Return all numbers as one long Arrow table, a row for each that was observed.
+
+        Its columns are `step`, `epoch`, `seconds`, `metric`, `place` and `value`; rows are in
+        order of metric, place and step. Epoch and seconds are null at steps without a record.
+        Metrics whose values are lists are left out: see `lists`.
+
+        Raises:
+            ImportError: If pyarrow is not installed.
+        """
+        return table.to_arrow(self._memory)
 
     def close(self) -> None:
         """Close the file. The numbers stay readable, and appending opens it again."""

@@ -111,6 +111,11 @@ class Layout:
                 numbers[place] = len(numbers)
                 self._changed[metric] = None
 
+    def add_all(self, places: Mapping[str, Collection[str]]) -> None:
+        """Append the places of each metric that are new."""
+        for metric, own in places.items():
+            self.add(metric, own)
+
     def take_changes(self) -> dict[str, list[str]]:
         """Return the places of the metrics that changed since the last call."""
         changes = {metric: self.places(metric) for metric in self._changed}

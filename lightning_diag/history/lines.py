@@ -45,6 +45,8 @@ def write_all(memory: Memory) -> Iterator[bytes]:
         yield text.dense_line(rest)
     for step, values in memory.notes():
         yield text.line("note", {"step": step, "values": values})
+    for name, place, at, content in memory.shelf:
+        yield text.shown_line(name, place, at, content)
     for finding in memory.findings.values():
         yield text.line("finding", finding.to_dict())
 
@@ -103,8 +105,7 @@ def _apply(line: Mapping[str, Any], memory: Memory) -> None:
         if kind == "record":
             _apply_record(content, memory)
         elif kind == "layout":
-            for metric, places in content.items():
-                memory.layout.add(metric, places)
+            memory.layout.add_all(content)
         elif kind == "dense":
             memory.add_dense(text.parse_dense(content, -1))
         elif kind == "note":
@@ -113,6 +114,8 @@ def _apply(line: Mapping[str, Any], memory: Memory) -> None:
             memory.forget(int(content))
         elif kind == "meta":
             memory.meta.update(content)
+        elif kind == "shown":
+            memory.shelf.put_line(content)
         elif kind == "finding":
             finding = text.parse_finding(content)
             memory.findings[finding.code] = finding

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_diag.finding import Finding
 from lightning_diag.history.curve import POINT_COST, Curve, Series, Stretch
 from lightning_diag.history.layout import Layout, Row, Shape
+from lightning_diag.history.shelf import Shelf
 from lightning_diag.history.thin import FIRST, thin
 from lightning_diag.record import Record
 
@@ -25,7 +26,7 @@ NOTE_PART = 8
 
 
 class Memory:
-    """Rows, dense curves, notes, layout, metadata and findings of one run."""
+    """Rows, dense curves, notes, pictures, layout, metadata and findings of one run."""
 
     def __init__(self) -> None:
         self.layout = Layout()
@@ -34,6 +35,7 @@ class Memory:
         self.noted: dict[str, dict[str, Curve]] = {}
         self.meta: dict[str, Any] = {}
         self.findings: dict[str, Finding] = {}
+        self.shelf = Shelf()
         self._row_cost = 0
         self._newest: dict[str, Row] = {}
 
@@ -113,7 +115,7 @@ class Memory:
         curves = [*self.curves.values(), *self._note_curves]
         stale = [curve for curve in curves if curve.steps and curve.steps[-1] >= step]
         codes = [code for code, finding in self.findings.items() if finding.steps[0] >= step]
-        found = bool(self.rows[end:] or stale or codes)
+        found = self.shelf.forget(step) or bool(self.rows[end:] or stale or codes)
         self._row_cost -= sum(row.cost for row in self.rows[end:])
         if end < len(self.rows):
             del self.rows[end:]

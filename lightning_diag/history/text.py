@@ -49,6 +49,13 @@ def plain(value: object) -> Any:
     return value if value is None or isinstance(value, (bool, str)) else str(value)
 
 
+def shown_line(name: str, place: str, step: int, content: object) -> bytes:
+    """Return the line of something that is shown, such as pictures, in plain values already."""
+    shown = {"name": name, "place": place, "step": step, "content": content}
+    text = json.dumps({"shown": shown}, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
 def number_texts(numbers: Sequence[float]) -> list[str]:
     """Return numbers as JSON with 6 significant digits, whole numbers exactly.
 

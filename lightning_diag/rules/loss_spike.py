@@ -177,7 +177,8 @@ class LossSpike(Rule):
         leap, first = worst.leap, spikes[0].leap.step
         limit = leap.above(self.factor)
         again = f" It is one of {len(spikes)} since step {first:,}." * (len(spikes) > 1)
-        until = worst.harm or f"was down again after {worst.lasted:,} steps"
+        steps = "a step" if worst.lasted == 1 else f"{worst.lasted:,} steps"
+        until = worst.harm or f"was down again after {steps}"
         return Finding(
             code=self.code,
             severity="suspect" if lasting else "note",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History, Series
 from lightning_diag.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 
 class Snapshot(History):
@@ -108,6 +112,26 @@ class Snapshot(History):
     def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""
         return self._whole.lists(metric, place, n) if metric in self._known else []
+
+    def shown(self, name: str) -> dict[str, list[tuple[int, Any]]]:
+        """See `History.shown`."""
+        return self._whole.shown(name)
+
+    def marks(self) -> Iterator[tuple[int, int, float]]:
+        """See `History.marks`."""
+        return self._whole.marks()
+
+    def columns(self, metric: str) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+        """See `History.columns`."""
+        return self._whole.columns(metric)
+
+    def to_pandas(self, metric: str) -> pd.DataFrame:
+        """See `History.to_pandas`."""
+        return self._whole.to_pandas(metric)
+
+    def to_arrow(self) -> pa.Table:
+        """See `History.to_arrow`."""
+        return self._whole.to_arrow()
 
     @cached_property
     def _first(self) -> list[Record]:

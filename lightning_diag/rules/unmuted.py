@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History, Series
 from lightning_diag.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 T = TypeVar("T")
 _BY_PLACE = ("dropout", "parameters", "sites", "losses")
@@ -91,6 +95,37 @@ class Unmuted(History):
     def lists(self, metric: str, place: str, n: int | None = None) -> list[tuple[int, list[float]]]:
         """See `History.lists`."""
         return self._whole.lists(metric, place, n) if self._hears(place) else []
+
+    def shown(self, name: str) -> dict[str, list[tuple[int, Any]]]:
+        """See `History.shown`."""
+        return self._heard(self._whole.shown(name))
+
+    def marks(self) -> Iterator[tuple[int, int, float]]:
+        """See `History.marks`."""
+        return self._whole.marks()
+
+    def columns(self, metric: str) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+        """See `History.columns`."""
+        heard = [i for i, place in enumerate(self._whole.places(metric)) if self._hears(place)]
+        position = {old: new for new, old in enumerate(heard)}
+        for step, indices, values in self._whole.columns(metric):
+            kept = [
+                (position[i], value)
+                for i, value in zip(indices, values, strict=True)
+                if i in position
+            ]
+            if kept:
+                yield step, [i for i, _ in kept], [value for _, value in kept]
+
+    def to_pandas(self, metric: str) -> pd.DataFrame:
+        """See `History.to_pandas`."""
+        frame = self._whole.to_pandas(metric)
+        return frame[[place for place in frame.columns if self._hears(place)]]
+
+    def to_arrow(self) -> pa.Table:
+        """See `History.to_arrow`."""
+        table = self._whole.to_arrow()
+        return table.filter([self._hears(place) for place in table["place"].to_pylist()])
 
     def records(self) -> Iterator[Record]:
         """See `History.records`."""

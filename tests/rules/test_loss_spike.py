@@ -39,7 +39,7 @@ def test_one_odd_batch_is_a_note_if_no_untrained_model_has_such_a_loss() -> None
     finding = _found(_odd(8.0))
     assert finding is not None
     assert (finding.severity, finding.steps) == ("note", (300, 301))
-    assert "was down again after 1 steps" in finding.message
+    assert "was down again after a step" in finding.message
 
 
 @pytest.mark.parametrize("height", [0.05, 0.5, 2.0, 6.0])

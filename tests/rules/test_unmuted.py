@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_diag.history import History
+from lightning_diag.record import Record
 from lightning_diag.rules import DEFAULT_RULES, Rule
 from lightning_diag.rules.unmuted import Unmuted, left_out
 from rules.stories import call, story, weight
@@ -59,10 +60,28 @@ def test_no_rule_speaks_of_a_muted_place_nor_fails(rule: type[Rule]) -> None:
 
 
 def test_all_that_can_be_read_of_a_history_passes_the_filter() -> None:
-    changes = {"append", "note", "resume", "add_finding", "update_meta", "open", "continue_from"}
+    changes = {"append", "note", "resume", "show", "add_finding", "update_meta"}
+    changes |= {"open", "continue_from"}
     public = {name for name in vars(History) if not name.startswith("_")}
     assert public - changes - {"close"} <= set(vars(Unmuted))
     assert "__len__" in vars(Unmuted)
+
+
+def test_muted_places_are_in_no_column_table_or_picture() -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    whole = History()
+    whole.append(Record(0, {"gradient/norm": {"a": 1.0, "b": 2.0, "c": 3.0}}))
+    whole.append(Record(1, {"gradient/norm": {"b": 4.0}}))
+    for place in "ab":
+        whole.show("filter/pixels", place, 0, place)
+    heard = Unmuted(whole, ["b"])
+    assert list(heard.columns("gradient/norm")) == [(0, [0, 1], [1.0, 3.0])]
+    assert heard.places("gradient/norm") == ["a", "c"]
+    assert list(heard.to_pandas("gradient/norm").columns) == ["a", "c"]
+    assert heard.to_arrow()["place"].to_pylist() == ["a", "c"]
+    assert heard.shown("filter/pixels") == {"a": [(0, "a")]}
+    assert list(heard.marks()) == list(whole.marks())
 
 
 def test_a_pattern_that_leaves_nothing_out_is_told() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lightning_diag.monitors.batch_norm import BatchNormMonitor
     from lightning_diag.monitors.data import DataMonitor
     from lightning_diag.monitors.dead_relu import DeadReLUTracker
+    from lightning_diag.monitors.examples import WorstExamples
+    from lightning_diag.monitors.filters import FilterMonitor
     from lightning_diag.monitors.gradient import GradientMonitor
     from lightning_diag.monitors.loss import LossMonitor
     from lightning_diag.monitors.noise import GradientNoiseMonitor
@@ -39,6 +41,7 @@ __all__ = [
     "DiagWarning",
     "Doctor",
     "Evidence",
+    "FilterMonitor",
     "Finding",
     "GradientMonitor",
     "GradientNoiseMonitor",
@@ -51,6 +54,7 @@ __all__ = [
     "UpdateRatioLogger",
     "ValidationMonitor",
     "WeightMonitor",
+    "WorstExamples",
     "__version__",
 ]
 
@@ -62,6 +66,7 @@ _HOMES = {
     "DiagWarning": "warning",
     "Doctor": "doctor",
     "Evidence": "finding",
+    "FilterMonitor": "monitors.filters",
     "Finding": "finding",
     "GradientMonitor": "monitors.gradient",
     "GradientNoiseMonitor": "monitors.noise",
@@ -74,6 +79,7 @@ _HOMES = {
     "UpdateRatioLogger": "monitors.update_ratio",
     "ValidationMonitor": "monitors.validation",
     "WeightMonitor": "monitors.weight",
+    "WorstExamples": "monitors.examples",
 }
 
 

@@ -19,6 +19,8 @@ from lightning_diag.monitors.base import Monitor
 from lightning_diag.monitors.batch_norm import BatchNormMonitor
 from lightning_diag.monitors.data import DataMonitor
 from lightning_diag.monitors.dead_relu import DeadReLUTracker
+from lightning_diag.monitors.examples import WorstExamples
+from lightning_diag.monitors.filters import FilterMonitor
 from lightning_diag.monitors.gradient import GradientMonitor
 from lightning_diag.monitors.loss import LossMonitor
 from lightning_diag.monitors.noise import GradientNoiseMonitor
@@ -41,6 +43,8 @@ MONITORS: list[Callable[..., Monitor]] = [
     GradientNoiseMonitor,
     DataMonitor,
     ValidationMonitor,
+    FilterMonitor,
+    WorstExamples,
 ]
 EVERY_STEP: dict[str, Any] = {"every_n_steps": 1, "max_overhead": 1e9, "startup_seconds": 1e9}
 """Watch every step, whatever it costs."""

@@ -14,6 +14,7 @@ from lightning_diag.measure.gradient import (
     root_sum_square,
     squares,
 )
+from lightning_diag.measure.spreads import Spreads
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, extreme, summarised
 from lightning_diag.probe.eager import CompiledModels
@@ -44,10 +45,12 @@ class GradientMonitor(Monitor):
         ``diag/gradient/clipped_fraction``: share of the watched steps that were clipped, 0 to 1.
         ``diag/gradient/depth_ratio``: RMS gradient of the first layer over that of the last.
         ``diag/gradient/nonfinite_count``: NaN and infinite elements.
-        The history gets every parameter and layer, see docs/architecture.md.
+        The history gets every parameter and layer, see docs/architecture.md, and histograms of
+        eight weights' gradients at every 16th look.
 
     Cost:
-        Three passes over the gradients on a watched step, one more where they are clipped.
+        Three passes over the gradients on a watched step, one more where they are clipped; at every
+        16th look a few over 2,048 elements of at most eight gradients.
 
     Example:
         >>> GradientMonitor(every_n_steps=10).every_n_steps
@@ -72,6 +75,7 @@ class GradientMonitor(Monitor):
             identity={"every_n_steps": every_n_steps},
         )
         self._measure = GradientMeasure()
+        self._spreads = Spreads()
         self._labels: dict[tuple[str, ...], str] = {}
         self._run: Run | None = None
         self._clips = False
@@ -81,6 +85,7 @@ class GradientMonitor(Monitor):
         """See `Observer.prepare`."""
         self._run = run
         self._clips = run.clips()
+        self._spreads.prepare(run.weights, self.tag)
 
     def gradients(self, step: OptimizerStep, tally: Tally) -> None:
         """See `Observer.gradients`."""
@@ -91,6 +96,8 @@ class GradientMonitor(Monitor):
         tally.add(
             self.tag + "GradientMeasure", step.names, self._measure.observe(gradients, step.scale)
         )
+        if step.scale is None:  # others are still multiplied by a scale that is on the device
+            self._spreads.observe(step.index, step.names, gradients, tally)
         scale = None if self._run is None else self._run.loss_scale()
         if scale is not None:
             empty = scale.new_zeros(1, 0)
@@ -129,7 +136,12 @@ class GradientMonitor(Monitor):
         ratio = depth_ratio(norms, shapes)
         if ratio is not None:
             digest.put("gradient/depth_ratio", "", ratio)
-        return Digest({metric: values for metric, values in digest.values.items() if values})
+        histograms = self._spreads.digest(joined)
+        self._spreads.expect(norms)
+        return Digest(
+            {metric: values for metric, values in digest.values.items() if values},
+            lists={"gradient/histogram": histograms} if histograms else {},
+        )
 
     def _add_clipping(self, digest: Digest) -> None:
         totals = digest.values.get("gradient/total_norm", {})
@@ -163,12 +175,17 @@ class GradientMonitor(Monitor):
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
-        return {"seen": self._seen, "clipped": self._clipped}
+        return {
+            "seen": self._seen,
+            "clipped": self._clipped,
+            "spreads": self._spreads.state(),
+        }
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """See `Observer.load_observer_state`."""
         self._seen = int(state.get("seen", 0))
         self._clipped = int(state.get("clipped", 0))
+        self._spreads.load(state.get("spreads", {}))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind."""

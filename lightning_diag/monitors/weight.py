@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_diag.measure.base import Columns, table
 from lightning_diag.measure.embedding import asked_for, headings, likeness, turned
+from lightning_diag.measure.spreads import Spreads, norm_of
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.measure.weight import (
     DuplicateMeasure,
@@ -48,11 +50,13 @@ class WeightMonitor(Monitor):
         compiled_models: See `Doctor`.
 
     Logs:
-        Nothing to loggers; the history gets every weight, see docs/architecture.md.
+        Histograms to loggers that show any; the history gets every weight, see
+        docs/architecture.md, and histograms of eight of them at every 16th look.
 
     Cost:
         Three passes over the weights at every 64th look, two more and two over the gradients at the
-        first four; an angle for each row of an embedding, at most 65,536, at every sixteenth.
+        first four; an angle for each row of an embedding, at most 65,536, and a few passes over
+        2,048 elements of at most eight weights, at every sixteenth.
 
     Example:
         >>> WeightMonitor(every_n_steps=10).every_n_steps
@@ -77,6 +81,8 @@ class WeightMonitor(Monitor):
             identity={"every_n_steps": every_n_steps},
         )
         self._measures = (WeightMeasure(), DuplicateMeasure(), GradientDuplicateMeasure())
+        self._spreads = Spreads()
+        self._elements: dict[str, int] = {}
         self._turns: dict[int, int] = {}
         self._has_copies = False
         self._headings: dict[str, Tensor] = {}
@@ -84,6 +90,8 @@ class WeightMonitor(Monitor):
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
+        self._elements = run.weights
+        self._spreads.prepare(self._elements, self.tag)
         names = {id(place.parameter): place for place in run.places}
         self._tables = set()
         known, self._headings = self._headings, {}
@@ -108,6 +116,7 @@ class WeightMonitor(Monitor):
         turn = self._turns.get(step.index, 0)
         self._turns[step.index] = turn + 1
         is_due = turn % _EVERY == 0
+        self._spreads.observe(step.index, step.names, step.parameters, tally)
         if turn % _SELDOM == 0:
             self._look_at_weights(step, tally)
         if is_due:
@@ -172,7 +181,21 @@ class WeightMonitor(Monitor):
                 if alike > _ABSENT:
                     digest.put("embedding/mean_cosine", key.places[0], alike)
                     digest.put("embedding/norm_spread", key.places[0], spread)
-        return Digest({metric: values for metric, values in digest.values.items() if values})
+        histograms = self._spreads.digest(joined)
+        self._spreads.expect(self._norms(digest, histograms))
+        return Digest(
+            {metric: values for metric, values in digest.values.items() if values},
+            lists={"weight/histogram": histograms} if histograms else {},
+        )
+
+    def _norms(self, digest: Digest, histograms: Mapping[str, list[float]]) -> dict[str, float]:
+        """Return the norms that are known: of all weights now and then, else of those counted."""
+        norms = {name: norm_of(each, self._elements[name]) for name, each in histograms.items()}
+        means = digest.values.get("weight/mean", {})
+        for name, std in digest.values.get("weight/std", {}).items():
+            if name in self._elements:
+                norms[name] = math.hypot(means[name], std) * math.sqrt(self._elements[name])
+        return norms
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
@@ -180,6 +203,7 @@ class WeightMonitor(Monitor):
             "turns": list(self._turns.items()),
             "has_copies": self._has_copies,
             "headings": dict(self._headings),
+            "spreads": self._spreads.state(),
         }
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
@@ -187,6 +211,7 @@ class WeightMonitor(Monitor):
         self._turns = dict(state.get("turns", ()))
         self._has_copies = bool(state.get("has_copies", False))
         self._headings = dict(state.get("headings", {}))
+        self._spreads.load(state.get("spreads", {}))
 
 
 def _is_whole(parameter: Tensor) -> bool:

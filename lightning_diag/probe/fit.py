@@ -59,6 +59,7 @@ class Fit:
         self._began = time.perf_counter()
         self._ending = Ending(run)
         self._times = Times()
+        self._extra = self._charged = float(state.get("extra", 0.0))
         self.timer = StepTimer(clock_for(run.device))
         self._fetches = FetchTimer(clock_for(run.device))
         self._tally = Tally(run.ranks, run.device)
@@ -273,6 +274,7 @@ class Fit:
             times = self.timer.times()
             scalars = {**asdict(times), "seconds": self._seconds()}
             waited = self._fetches.share()
+            scalars["extra"] = self._charged
             scalars["waited"] = -1.0 if waited is None else waited  # of the slowest rank
             for observer in self._observers:
                 scalars[observer.tag] = float(self.guard.is_off(observer))
@@ -293,7 +295,7 @@ class Fit:
 
     def _plan(self) -> None:
         """Choose the next step to watch, from times that all ranks know alike."""
-        self._next = self._budget.next_step(self._steps, self._watched, self._times)
+        self._next = self._budget.next_step(self._steps, self._watched, self._times, self._extra)
         if 0 < self._waited <= _PATIENCE:
             self._next = self._steps + 1
 
@@ -304,14 +306,15 @@ class Fit:
         (pending, stub, log_step), self._pending = self._pending, None
         joined = pending.wait()
         self._times = Times(**{kind: joined.scalars[kind] for kind in get_args(Kind)})
+        self._extra = joined.scalars["extra"]
         for observer in self._observers:
             if joined.scalars[observer.tag] > 0:
                 self.guard.silence(observer)  # what fails on one rank is silent on all
         if not pending.asynchronous:
             self._plan()
-        share = overhead(stub.step + 1, self._watched, self._times)
+        share = overhead(stub.step + 1, self._watched, self._times, self._extra)
         cost = Cost(self._times, share, self._next - stub.step)
-        self._writer.write(stub, joined, cost, log_step)
+        self.charge(self._writer.write(stub, joined, cost, log_step))
         self._stop_if_wanted()
         if pending.asynchronous:
             self.timer.add_cost(time.perf_counter() - began)
@@ -322,6 +325,10 @@ class Fit:
             wanted = any(watcher.wants_stop for watcher in self._watchers)
             if self._tally.any(wanted):
                 self._run.trainer.should_stop = True
+
+    def charge(self, seconds: float) -> None:
+        """Charge the budget with what a watcher on this rank spent besides looking."""
+        self._charged += seconds
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._began
@@ -334,5 +341,6 @@ class Fit:
             "watched": self._watched,
             "counts": list(self._optimizers.counts),
             "seconds": self._seconds(),
+            "extra": self._charged,
             "folder": None if folder is None else str(folder),
         }

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_diag.finding import Finding
 from lightning_diag.history import History
-from lightning_diag.loggers import write
-from lightning_diag.loggers.table import place_table
+from lightning_diag.loggers.write import Screens
 from lightning_diag.record import Record
 from lightning_diag.warning import warn
 
 FOLDER = "lightning_diag"
 HISTORY_FILE = "history.jsonl"
 
+_FIRST_DRAWN = 64
+"""Our choice: records before loggers first get what is drawn as a whole; then four times as many,
+so that a run of any length costs a handful of tables."""
+
 
 class Recorder:
-    """Keeps the history of a run and passes scalars on to the trainer's loggers.
+    """Keeps the history of a run, and shows it in the trainer's loggers.
+
+    Loggers get scalars and histograms of every record. What is drawn anew as a whole, such as the
+    table of all layers, they get after 64, 256, 1024 ... records, and at the end.
 
     Args:
         folder: Where the file goes; None keeps the history in memory alone.
@@ -30,8 +37,11 @@ class Recorder:
     def __init__(
         self, folder: Path | None, loggers: Sequence[Any], old: str | None = None, step: int = 0
     ) -> None:
-        self._loggers = list(loggers)
-        self._declared = False
+        self._screens = Screens(loggers)
+        self._step = step
+        self._records = 0
+        self._draws_at = _FIRST_DRAWN
+        self._is_drawn = True
         self.folder = folder
         self.history = History()
         if folder is not None:
@@ -56,37 +66,62 @@ class Recorder:
         if history is not None and history is not self.history:
             self.history = history
 
-    def keep(self, record: Record) -> None:
-        """Append to the history."""
+    def keep(self, record: Record, step: int | None = None) -> None:
+        """Append to the history.
+
+        Args:
+            record: The numbers of a watched step.
+            step: The trainer's step for loggers, if they count otherwise.
+        """
+        self._step = record.step if step is None else step
+        self._records += 1
+        self._is_drawn = False
         self.history.append(record)
 
-    def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Send scalars to all loggers; the first time with every name, so that tables have it."""
-        shown = {
-            f"diag/{name}": value
-            for name, value in scalars.items()
-            if not self._declared or not math.isnan(value)
-        }
-        if self._loggers and shown:
-            write.scalars(self._loggers, shown, step)
-            self._declared = True
+    def log(self, scalars: Mapping[str, float], record: Record) -> float:
+        """Send scalars, and histograms of the first and the last place, to all loggers.
 
-    def show_histograms(self, record: Record, step: int) -> None:
-        """Send the histograms of the first and the last call to loggers that show any."""
-        found = record.lists.get("activation/histogram", {})
-        if self._loggers and found:
-            ends = {"first": next(iter(found)), "last": list(found)[-1]}
-            named = {f"diag/activation/histogram_{end}": found[at] for end, at in ends.items()}
-            write.histograms(self._loggers, named, step)
+        Returns:
+            Seconds spent on drawing all layers anew, 0 where that was not due.
+        """
+        if not self._screens:
+            return 0.0
+        self._screens.show_record(scalars, _ends(record), self._step)
+        if self._records < self._draws_at:
+            return 0.0
+        self._draws_at *= 4
+        began = time.perf_counter()
+        self._screens.show_layers(self.history, self._step, last=False)
+        return time.perf_counter() - began
 
-    def show_table(self, step: int) -> None:
-        """Send the newest numbers of every place, as one object, to loggers that show any."""
-        if self._loggers and len(self.history) > 0:
-            write.table(self._loggers, "diag/places", *place_table(self.history), step)
+    def show_layers(self) -> None:
+        """Show all layers as they are at the end, unless that has been done."""
+        if self._screens and not self._is_drawn:
+            self._is_drawn = True
+            self._screens.show_layers(self.history, self._step, last=True)
+
+    def show_findings(self, findings: Sequence[Finding], news: Sequence[Finding]) -> None:
+        """Show the verdict by now in the loggers; findings that are news are told of at once."""
+        self._screens.show_findings(findings, news, self.history, self._step)
+
+    def show_end(self, findings: Sequence[Finding], page: Path | None) -> None:
+        """Show all findings in the loggers, and the page that sums the run up."""
+        self._screens.show_end(findings, page, self.history, self._step)
 
     def close(self) -> None:
-        """Close the file."""
+        """Show what has not been shown yet, and close the file."""
+        self.show_layers()
         self.history.close()
+
+
+def _ends(record: Record) -> dict[str, Sequence[float]]:
+    """Return the histograms of the first and the last place, of each quantity that has any."""
+    found: dict[str, Sequence[float]] = {}
+    for metric, lists in record.lists.items():
+        if metric.endswith("/histogram") and lists:
+            found[f"{metric}_first"] = next(iter(lists.values()))
+            found[f"{metric}_last"] = list(lists.values())[-1]
+    return found
 
 
 def history_folder(parent: Path, old: str | None) -> Path:

@@ -81,6 +81,13 @@ class Run:
         return any(isinstance(p.parameter, UninitializedParameter) for p in self.places)
 
     @property
+    def weights(self) -> dict[str, int]:
+        """Elements of each trained parameter of two dimensions or more, by name."""
+        held = [p for p in self.places if p.optimizers and p.parameter.requires_grad]
+        known = [p for p in held if not isinstance(p.parameter, UninitializedParameter)]
+        return {p.name: p.parameter.numel() for p in known if p.parameter.dim() > 1}
+
+    @property
     def device(self) -> torch.device:
         """Device on which ranks join."""
         device: torch.device = self.trainer.strategy.root_device
@@ -226,6 +233,7 @@ class Run:
                 "automatic_optimization": self.automatic,
                 "module": type(self.module).__name__,
             },
+            "modules": {path: type(inner).__name__ for path, inner in named_modules(self.module)},
             "dropout": {
                 path: share
                 for path, module in named_modules(self.module)

@@ -63,23 +63,24 @@ class Budget:
             return 1
         return min(self.every_n_steps, max(2, step // _GROWTH))
 
-    def next_step(self, step: int, watched: int, times: Times) -> int:
+    def next_step(self, step: int, watched: int, times: Times, extra: float = 0.0) -> int:
         """Return the step to watch after `step`.
 
         Args:
             step: The step just watched, from 0.
             watched: Steps watched so far, this one included.
             times: What watched and unwatched steps take, the same on all ranks.
+            extra: Seconds spent on more than watching steps, the same on all ranks.
         """
         wanted = step + self.spacing(step)
         if times.cost is None:
             # watching took at most all of the watched steps; two more may pass before it is known
-            spent = (watched + 2) * times.watched
+            spent = (watched + 2) * times.watched + extra
             return wanted if spent <= self.startup_seconds else max(wanted, step + _TO_COMPARE)
         allowed = self.max_overhead * times.plain
         # where the hooks alone cost more than allowed, watching goes on at a quarter of the budget
         per_step = max(allowed - times.hooks, allowed / _PAY_BACK)
-        spent = (watched + 1) * times.cost - self.startup_seconds
+        spent = (watched + 1) * times.cost + extra - self.startup_seconds
         # a cost that has risen counts for all looks so far: without a limit there may be no more
         affordable = min(spent / per_step, step + _PAY_BACK * times.cost / per_step)
         return max(wanted, math.ceil(affordable))
@@ -137,14 +138,16 @@ class StepTimes:
         return Times(**{kind: median(kept) for kind, kept in self._lengths.items() if kept})
 
 
-def overhead(step: int, watched: int, times: Times) -> float | None:
+def overhead(step: int, watched: int, times: Times, extra: float = 0.0) -> float | None:
     """Return the share of the training time that watching has cost, 0 or more.
 
     Args:
         step: Optimizer steps taken so far.
         watched: How many of them were watched.
+        times: What watched and unwatched steps take.
+        extra: Seconds spent on more than watching steps.
     """
     if times.cost is None or step < 1:
         return None
-    looks = watched * times.cost
+    looks = watched * times.cost + extra
     return (looks + step * times.hooks) / (step * times.plain + looks)

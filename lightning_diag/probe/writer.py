@@ -57,10 +57,9 @@ class Writer:
         self._watch = watch
         self._sites_told = 0
         self._was_lazy = run.is_lazy
-        self._last_logged = 0
         recorder.history.update_meta(run.describe())
 
-    def write(self, stub: Record, joined: Joined, cost: Cost, log_step: int) -> None:
+    def write(self, stub: Record, joined: Joined, cost: Cost, log_step: int) -> float:
         """Fill a record with numbers; keep it, show it to the watchers and log it.
 
         Args:
@@ -68,19 +67,21 @@ class Writer:
             joined: The numbers, of all ranks.
             cost: What watching costs.
             log_step: The trainer's step, for loggers.
+
+        Returns:
+            Seconds spent on what loggers get only now and then, such as heat maps.
         """
         self._tell_meta()
         record = self._filled(stub, joined, cost)
-        self._recorder.keep(record)
+        self._recorder.keep(record, log_step)
         for watcher in self._watchers:
             self._guard.run(watcher, watcher.on_record, record)
-        self._guard.run(self._recorder, self._recorder.log, self._headline(record), log_step)
-        self._guard.run(self._recorder, self._recorder.show_histograms, record, log_step)
-        self._last_logged = log_step
+        headline = self._headline(record)
+        return self._guard.run(self._recorder, self._recorder.log, headline, record) or 0.0
 
     def close(self) -> None:
-        """Show the table of all layers; training is over, and loggers are still open."""
-        self._guard.run(self._recorder, self._recorder.show_table, self._last_logged)
+        """Show all layers; training is over, and loggers are still open."""
+        self._guard.run(self._recorder, self._recorder.show_layers)
 
     def _tell_meta(self) -> None:
         """Enter what was not known when training began: shapes, and calls met since."""
@@ -124,8 +125,9 @@ class Writer:
         scalars: dict[str, float] = {}
         for observer in self._observers:
             scalars.update(self._guard.run(observer, observer.headline, record.values) or {})
-        share = record.values.get("overhead/fraction", {}).get("", float("nan"))
-        return {**scalars, "overhead/fraction": share}
+        for metric in ("data/wait_fraction", "overhead/fraction"):
+            scalars[metric] = record.values.get(metric, {}).get("", float("nan"))
+        return scalars
 
 
 def _add_cost(digest: Digest, cost: Cost) -> None:

@@ -63,7 +63,7 @@ def test_a_table_of_metrics_is_written_once_with_our_columns(outcome: Outcome) -
 def test_there_is_one_wandb_run(outcome: Outcome) -> None:
     runs = list((outcome.folder / "logged-2" / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
-    assert b"diag/gradient/total_norm" in next(runs[0].glob("*.wandb")).read_bytes()
+    assert b"Gradients/total_norm" in next(runs[0].glob("*.wandb")).read_bytes()
 
 
 def test_only_the_first_rank_touches_a_logger(outcome: Outcome) -> None:

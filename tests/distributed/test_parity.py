@@ -46,6 +46,8 @@ def test_every_metric_was_compared(outcome: Outcome, name: str) -> None:
         "activation/std",
         "activation/saturated_fraction",
         "activation/histogram",
+        "gradient/histogram",
+        "weight/histogram",
         "dead_relu/fraction",
         "dead_relu/units",
         "update/ratio",

@@ -22,6 +22,8 @@ from lightning_diag.measure.base import Call, CallMeasure, Columns, LossCall, Me
 from lightning_diag.measure.batch_norm import BatchNormMeasure, Update
 from lightning_diag.measure.classes import ClassMeasure
 from lightning_diag.measure.dead_relu import FiredMeasure
+from lightning_diag.measure.examples import ExampleMeasure
+from lightning_diag.measure.filters import FilterMeasure, kernels
 from lightning_diag.measure.gradient import GradientMeasure, squares
 from lightning_diag.measure.histogram import HistogramMeasure
 from lightning_diag.measure.input import FeatureMeasure, InputMeasure
@@ -58,6 +60,8 @@ MEASURES: list[Measure] = [
     WeightMeasure(),
     DuplicateMeasure(),
     GradientDuplicateMeasure(),
+    ExampleMeasure(),
+    FilterMeasure(),
     ReplicaMeasure(),
     GradientPairMeasure(),
     BatchNormMeasure(lambda place: None, lambda place: NORM_STEP),
@@ -71,6 +75,8 @@ DERIVED = {
     "gradient/clip_coefficient",
     "gradient/clipped_fraction",
     "gradient/depth_ratio",
+    "gradient/histogram",
+    "weight/histogram",
     "update/skipped",
     "output/accuracy",
     "output/sample_spread",
@@ -152,6 +158,8 @@ def observed(measure: Measure, x: Tensor) -> Iterator[Columns | None]:
     elif isinstance(measure, GradientPairMeasure):
         pair = sample([x])
         yield None if pair is None else measure.observe(pair.clone(), pair)
+    elif isinstance(measure, FilterMeasure):
+        yield measure.observe(kernels(x)) if x.dim() == 4 else None
     elif isinstance(measure, CallMeasure):
         for function in {f.name: f for f in FUNCTIONS.values() if f.kind in measure.kinds}.values():
             for unit_dim in {-1, 1 if x.dim() > 1 else -1}:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loggers import reading
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from runs import Classifier, Net, all_monitors, data, trainer
 from torch import Tensor, nn
@@ -33,36 +32,9 @@ class Logged(Classifier):
 def wandb_rows(folder: Path) -> list[dict[str, Any]]:
     """Read back what an offline run has logged, row by row."""
     import wandb
-    from wandb.proto import wandb_internal_pb2
-
-    new_record: Any = vars(wandb_internal_pb2)["Record"]
 
     wandb.teardown()  # ends the process that writes the file
-
-    def records() -> Iterator[Any]:
-        path = next(folder.glob("wandb/offline-run-*/*.wandb"))
-        raw, offset, buffer = path.read_bytes(), 7, b""
-        while offset + 7 <= len(raw):
-            if 32768 - offset % 32768 < 7:
-                offset += 32768 - offset % 32768
-                continue
-            _, length, kind = struct.unpack("<IHB", raw[offset : offset + 7])
-            part = raw[offset + 7 : offset + 7 + length]
-            offset += 7 + length
-            buffer = part if kind in (1, 2) else buffer + part
-            if kind in (1, 4):
-                record = new_record()
-                record.ParseFromString(buffer)
-                yield record
-
-    return [
-        {
-            item.key or item.nested_key[0]: json.loads(item.value_json)
-            for item in record.history.item
-        }
-        for record in records()
-        if record.WhichOneof("record_type") == "history"
-    ]
+    return reading.rows(reading.run_file(folder))
 
 
 def test_every_logger_gets_the_scalars_at_the_trainers_step(tmp_path: Path) -> None:
@@ -83,15 +55,14 @@ def test_every_logger_gets_the_scalars_at_the_trainers_step(tmp_path: Path) -> N
         list(norms), rel=1e-5
     )
     seen = {
-        row[STEP]: row["diag/gradient/total_norm"]
+        row[STEP]: row["Gradients/total_norm"]
         for row in wandb_rows(tmp_path)
-        if "diag/gradient/total_norm" in row
+        if "Gradients/total_norm" in row
     }
     assert list(seen) == list(range(9))
     assert list(seen.values()) == pytest.approx(list(norms), rel=1e-5)
-    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/diag/*.json"))
-    assert len(tables) == 1
-    table = json.loads(tables[0].read_text())
+    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/Overview/layers_*.json"))
+    table = json.loads(max(tables, key=lambda path: "by_step" not in path.name).read_text())
     assert "net.first.weight" in [row[0] for row in table["data"]]
 
 
@@ -136,13 +107,11 @@ def test_non_finite_neither_crashes_nor_hides_in_wandb(tmp_path: Path) -> None:
     fit.fit(Poisoned(), data())
     logger.experiment.finish()
     rows = wandb_rows(tmp_path)
-    counts = [
-        r["diag/activation/nonfinite_count"] for r in rows if "diag/activation/nonfinite_count" in r
-    ]
+    counts = [r["Activations/nonfinite_count"] for r in rows if "Activations/nonfinite_count" in r]
     assert counts[3] == 0
     assert counts[4] > 0
     assert counts[-1] == counts[4]
-    assert any("diag/activation/histogram_first" in row for row in rows)
+    assert any("Activations/histogram_first/_type" in row for row in rows)
 
 
 @pytest.mark.parametrize("logger", [False, None], ids=["no logger", "the default one"])

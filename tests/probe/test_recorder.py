@@ -79,14 +79,19 @@ def test_ranks_that_do_not_write_go_on_with_the_numbers_of_the_first() -> None:
     assert numbers.steps == [1, 2]
 
 
+def logged(recorder: Recorder, step: int, **scalars: float) -> None:
+    recorder.keep(record(step))
+    recorder.log(scalars, record(step))
+
+
 def test_loggers_hear_every_name_the_first_time_and_numbers_from_then_on() -> None:
     """P39: tables get all their columns with their first row."""
     loggers = [Logger(), Logger()]
     recorder = Recorder(None, loggers)
-    recorder.log({"a": 1.0, "b": math.nan}, step=0)
-    recorder.log({"a": math.nan, "b": math.inf}, step=4)
-    recorder.log({"a": math.nan, "b": math.nan}, step=5)
-    recorder.log({}, step=6)
+    logged(recorder, 0, a=1.0, b=math.nan)
+    logged(recorder, 4, a=math.nan, b=math.inf)
+    logged(recorder, 5, a=math.nan, b=math.nan)
+    logged(recorder, 6)
     for logger in loggers:
         (first, declared), second = logger.logged
         assert first == 0
@@ -94,21 +99,48 @@ def test_loggers_hear_every_name_the_first_time_and_numbers_from_then_on() -> No
         assert second == (4, {"diag/b": math.inf})
 
 
+def test_loggers_get_the_trainers_step_where_it_differs() -> None:
+    logger = Logger()
+    recorder = Recorder(None, [logger])
+    recorder.keep(record(3), 7)
+    recorder.log({"a": 1.0}, record(3))
+    assert logger.logged == [(7, {"diag/a": 1.0})]
+
+
 def test_without_loggers_nothing_is_declared_and_nothing_fails() -> None:
     recorder = Recorder(None, [])
-    recorder.log({"a": 1.0}, step=0)
-    recorder.show_histograms(record(0), 0)
-    recorder.show_table(0)
-    assert recorder.history.steps == []
+    logged(recorder, 0, a=1.0)
+    recorder.show_layers()
+    recorder.show_findings([], [])
+    recorder.close()
+    assert recorder.history.steps == [0]
 
 
 def test_loggers_that_show_scalars_alone_are_not_asked_for_more() -> None:
     logger = Logger()
     recorder = Recorder(None, [logger])
-    recorder.keep(record(0))
-    recorder.show_histograms(record(0), 0)
-    recorder.show_table(0)
+    logged(recorder, 0)
+    recorder.show_findings([], [])
+    recorder.close()
     assert logger.logged == []
+
+
+def test_what_is_drawn_as_a_whole_comes_ever_more_rarely_and_at_the_end() -> None:
+    """P19: and its cost is told, so that the budget can be charged with it."""
+    recorder = Recorder(None, [Logger()])
+    drawn: list[tuple[int, bool]] = []
+    recorder._screens.show_layers = (  # type: ignore[method-assign]
+        lambda history, step, *, last: drawn.append((step, last))
+    )
+    told = []
+    for step in range(300):
+        recorder.keep(record(step))
+        told.append(recorder.log({"a": 1.0}, record(step)))
+    assert drawn == [(63, False), (255, False)]
+    assert [step for step, seconds in enumerate(told) if seconds > 0] == [63, 255]
+    recorder.show_layers()
+    recorder.close()
+    assert drawn[2:] == [(299, True)]
 
 
 def test_each_run_has_its_own_folder(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The per-place table of a run: one object instead of a panel for every layer (P36)."""
+"""Tables of a run: every layer in one object instead of a panel each (P36), and the findings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from lightning_diag.finding import Finding
 from lightning_diag.history import History
 
 PARAMETER_METRICS = (
@@ -24,6 +25,17 @@ CALL_METRICS = (
     "activation/variance_gain",
     "dead_relu/fraction",
     "dead_relu/window_samples",
+)
+
+FINDING_COLUMNS = (
+    "code",
+    "severity",
+    "since step",
+    "until step",
+    "what",
+    "remedy",
+    "where",
+    "caused by",
 )
 
 Row = list[str | float | None]
@@ -50,6 +62,24 @@ def place_table(history: History) -> tuple[list[str], list[Row]]:
     return ["place", *metrics], rows
 
 
+def finding_table(findings: Iterable[Finding]) -> tuple[list[str], list[Row]]:
+    """Return the columns and rows of a table of findings, in their order."""
+    rows: list[Row] = [
+        [
+            found.code,
+            found.severity,
+            found.steps[0],
+            found.until,
+            found.message,
+            found.remedy,
+            ", ".join(found.places),
+            found.caused_by or "",
+        ]
+        for found in findings
+    ]
+    return list(FINDING_COLUMNS), rows
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
     r"""Return the table as Markdown, for loggers that show text.
 
@@ -70,4 +100,6 @@ def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
 def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
-    return value.replace("|", "\\|") if isinstance(value, str) else f"{value:.4g}"
+    if isinstance(value, str):
+        return value.replace("|", "\\|").replace("\n", " ")
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lightning_diag.monitors.base import Monitor
 from lightning_diag.monitors.batch_norm import BatchNormMonitor
 from lightning_diag.monitors.data import DataMonitor
 from lightning_diag.monitors.dead_relu import DeadReLUTracker
+from lightning_diag.monitors.examples import WorstExamples
+from lightning_diag.monitors.filters import FilterMonitor
 from lightning_diag.monitors.gradient import GradientMonitor
 from lightning_diag.monitors.loss import LossMonitor
 from lightning_diag.monitors.noise import GradientNoiseMonitor
@@ -25,10 +28,13 @@ from lightning_diag.monitors.weight import WeightMonitor
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.observer import Observer
 from lightning_diag.probe.probe import Probe
+from lightning_diag.probe.recorder import Recorder
 from lightning_diag.probe.watcher import Watcher
 from lightning_diag.record import Record
 from lightning_diag.report import console
 from lightning_diag.report.html import write_html
+from lightning_diag.report.live_page import LivePage
+from lightning_diag.report.payload import State
 from lightning_diag.rules import Rule, default_rules
 from lightning_diag.rules.choice import at_thresholds, near
 from lightning_diag.rules.diagnosis import Diagnosis
@@ -41,7 +47,8 @@ class Doctor(Watcher):
     """Watch a training run, and say what is wrong with it: cause, evidence, remedy.
 
     Findings are printed when they appear; at the end of the fit, also a failed one, come a summary
-    and a page with pictures, ``<log dir>/lightning_diag/report.html``. Healthy runs get one line.
+    and a page with pictures, ``<log dir>/lightning_diag/report.html``, which is written during the
+    fit, too, at most once a minute. Healthy runs get one line.
     Weights, optimizer state, buffers and random states end bit for bit as without it. Strategies
     that train in processes of their own (spawn, fork, notebook) leave `findings` and `history`
     there: open the history's file instead.
@@ -56,7 +63,7 @@ class Doctor(Watcher):
         monitors: What to measure; None takes all of them at their defaults.
         rules: What to judge by; None takes every rule at its defaults.
         thresholds: Thresholds of these rules to set anew, by code and name:
-            ``{"dead-relu": {"fraction": 0.5}}``.
+            ``{"dead-relu": {"fraction": 0.35}}``.
         mute: Rules that are neither printed nor stop the fit, as codes, or as codes with a pattern
             of places: ``["slow-dataloader", "dead-relu:net.3*"]``. The report lists them as muted.
         stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
@@ -66,8 +73,9 @@ class Doctor(Watcher):
             ``leave`` runs them compiled, and the calls inside are not observed.
 
     Logs:
-        At most 20 scalars that begin with ``diag/``, whatever the size of the model; see the
-        monitors.
+        At most 20 scalars that begin with ``diag/`` (in W&B with the section that they stand in),
+        whatever the size of the model; see the monitors. What else each logger shows stands in
+        docs/loggers.md.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -119,6 +127,8 @@ class Doctor(Watcher):
         self._wants_stop = self._is_mute = False
         self._folder: Path | None = None
         self._history = History()
+        self._recorder: Recorder | None = None
+        self._page = LivePage(max_overhead)
 
     @property
     def findings(self) -> list[Finding]:
@@ -162,17 +172,23 @@ class Doctor(Watcher):
             self.diagnosis = Diagnosis(self.rules, self.mute)
         self.diagnosis.warns = self._trainer.is_global_zero
         self._folder = probe.folder
+        self._recorder = None if probe.fit is None else probe.fit.recorder
+        self._page = LivePage(self.max_overhead)
         if probe.history is not None:
             self._history = probe.history
+        if self._history.meta.get("ended"):
+            self._history.update_meta({"ended": ""})
 
     def on_record(self, record: Record) -> None:
         """Judge the run so far, if the record adds enough to it."""
         if self.diagnosis.is_due(record):
             self._judge()
+        self._refresh()
 
     def on_note(self) -> None:
         """See `Watcher.on_note`."""
         self._judge()
+        self._refresh()
 
     def _judge(self) -> None:
         """Judge the history, which is the same on every rank (P7)."""
@@ -182,6 +198,8 @@ class Doctor(Watcher):
             self._history.add_finding(finding)
             if self._trainer.is_global_zero:
                 self._say(finding)
+        if news and self._recorder is not None:
+            self._recorder.show_findings(self.findings, news)
 
     def _say(self, finding: Finding) -> None:
         """Print a finding; a terminal that is gone costs the printing, and nothing else."""
@@ -195,25 +213,53 @@ class Doctor(Watcher):
 
     def on_close(self) -> None:
         """Judge the last record, and sum up: on the terminal, and as a page."""
-        self.diagnosis.update(self._history)
+        news = self.diagnosis.update(self._history)
         for finding in self.findings:
             self._history.add_finding(finding)
         unjudged = {item.code: item.reason for item in self.diagnosis.not_observed}
         muted = self.diagnosis.muted(self._history)
-        self._history.update_meta({"not_judged": unjudged, "muted": muted})
+        self._history.update_meta({"not_judged": unjudged, "muted": muted, "ended": self._ending()})
         if not self._trainer.is_global_zero or self._trainer.fast_dev_run:
             return
-        console.summary(self.findings, self._history, report=self._written())
+        report = self._written()
+        try:
+            console.summary(self.findings, self._history, report=report)
+        finally:  # also when the terminal is gone
+            self._show_in_loggers(news, report)
+
+    def _show_in_loggers(self, news: Sequence[Finding], report: Path | None) -> None:
+        """Show the verdict in the trainer's loggers, which are still open, and the page."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.show_findings(self.findings, news)
+            recorder.show_end(self.findings, report)
+
+    def _ending(self) -> str:
+        """Name what ended the fit: the exception, or nothing out of the ordinary."""
+        error = sys.exc_info()[1]
+        failed = self._trainer.state.status == "interrupted" and error is not None
+        return type(error).__name__ if failed else "finished"
+
+    def _refresh(self) -> None:
+        """Write the page of the run so far if it is time, and charge the budget with it."""
+        folder = self._folder  # none on all ranks but the first
+        if folder is not None:
+            took = self._page.refresh(lambda: self._write(folder, "running"))
+            if took > 0 and self._probe is not None and self._probe.fit is not None:
+                self._probe.fit.charge(took)
 
     def _written(self) -> Path | None:
         """Write the page; return where it lies, None if there is nowhere to write."""
         if self._folder is None:
             return None
         try:
-            return write_html(self._history, self.findings, self._folder / REPORT_FILE)
-        except OSError as error:
+            return self._write(self._folder, "ended")
+        except Exception as error:  # noqa: BLE001  # the summary on the terminal must still come
             warn(f"The report could not be written: {error}")
             return None
+
+    def _write(self, folder: Path, state: State) -> Path:
+        return write_html(self._history, self.findings, folder / REPORT_FILE, state=state)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Watcher.state_dict`."""
@@ -227,7 +273,7 @@ class Doctor(Watcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the trainer behind."""
-        return {**super().__getstate__(), "_trainer": None}
+        return {**super().__getstate__(), "_trainer": None, "_recorder": None}
 
 
 def default_monitors() -> list[Monitor]:
@@ -245,6 +291,8 @@ def default_monitors() -> list[Monitor]:
         GradientNoiseMonitor(),
         DataMonitor(),
         ValidationMonitor(),
+        FilterMonitor(),
+        WorstExamples(),
     ]
 
 

@@ -49,7 +49,7 @@ def say(finding: Finding, *, console: Console | None = None) -> None:
     if finding.cause_of:
         rows.append(("Explains", listing(finding.cause_of)))
     rows.append(("Do", plain(finding.remedy)))
-    _write(out, Text(), head, Padding(_fields(rows), (0, 0, 0, 2)))
+    write(out, Text(), head, Padding(_fields(rows), (0, 0, 0, 2)))
 
 
 def summary(
@@ -78,40 +78,55 @@ def summary(
     if verdict.causes:
         parts.append(Text())
     parts.append(Padding(_fields(_footer(history, brief=not verdict.causes)), (0, 0, 0, 2)))
-    _write(out, *parts)
+    write(out, *parts)
     if report is not None:
         # A path that is wrapped can neither be clicked nor copied.
         line = Text.assemble(("  Report        ", "dim"), plain(os.fspath(report)))
-        _write(out, line, wrap=False)
+        write(out, line, wrap=False)
 
 
-def _write(out: Console, *parts: RenderableType, wrap: bool = True) -> None:
-    """Print on a fresh line, with progress bars out of the way."""
+def write(out: Console, *parts: RenderableType, wrap: bool = True) -> None:
+    """Print with progress bars out of the way; without a terminal plain lines, and no more.
+
+    Args:
+        out: Where to.
+        parts: What to print, below each other.
+        wrap: Whether lines may be broken.
+    """
     with _bars_aside(out):
-        if out.options.ascii_only:
-            out.out(_recoded(out, parts, wrap=wrap), highlight=False)
+        if out.options.ascii_only or not _is_seen(out):
+            out.out(_plain_lines(out, parts, wrap=wrap), highlight=False)
             return
         for part in parts:
             out.print(part, soft_wrap=not wrap, highlight=False)
 
 
-def _recoded(out: Console, parts: Iterable[RenderableType], *, wrap: bool) -> str:
-    """Render for a stream that is not Unicode, where a foreign letter would end the training."""
+def _is_seen(out: Console) -> bool:
+    """Return whether a person looks on; `record` keeps styles for whoever looks later."""
+    return out.is_terminal or out.is_jupyter or out.record
+
+
+def _plain_lines(out: Console, parts: Iterable[RenderableType], *, wrap: bool) -> str:
+    """Render for a file, or a stream that is not Unicode: a foreign letter would end the training.
+
+    Nothing trails a line, which would only make files larger and differences harder to read.
+    """
     paper = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding, errors="backslashreplace")
     printer = Console(file=paper, width=out.width)
     for part in parts:
         printer.print(part, soft_wrap=not wrap, highlight=False)
     paper.seek(0)
-    return paper.read().removesuffix("\n")
+    return "\n".join(line.rstrip() for line in paper.read().split("\n")[:-1])
 
 
 def _bars_aside(out: Console) -> AbstractContextManager[object]:
     """Let tqdm clear its bars and draw them again below; rich's own bars need no help.
 
-    Without this, a line would be appended to the bar. Whoever never imported tqdm has no bar.
+    Without this, a line would be appended to the bar. Whoever never imported tqdm has no bar. In a
+    file nothing can be cleared: there the empty line that all output begins with ends the bar's.
     """
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if tqdm is None:
+    if tqdm is None or not _is_seen(out):
         return nullcontext()
     aside: AbstractContextManager[object] = tqdm.external_write_mode(file=out.file)
     return aside

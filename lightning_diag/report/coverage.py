@@ -77,11 +77,19 @@ def _area(history: History, area: Area) -> Area:
         seen = [(_METRICS[area.name], place) for place in history.places(_METRICS[area.name])]
     else:
         seen = [(name, "") for name in history.metrics() if name.startswith(area.name + "/")]
-    watched = max((len(history.series(*one).steps) for one in seen), default=0)
+    metrics = dict.fromkeys(metric for metric, _ in seen)
+    watched = max((_steps(history, metric) for metric in metrics), default=0)
     if not watched:
         return replace(area, places="", reason=area.reason or _reason(history, area.name))
     places = count(len(seen), area.places) if area.places else ""
     return replace(area, places=places, watched=watched, reason="")
+
+
+def _steps(history: History, metric: str) -> int:
+    """Return the records that hold a metric; of what no record holds, the steps of a place."""
+    records = sum(1 for _ in history.columns(metric))
+    places = () if records else history.places(metric)
+    return max((len(history.series(metric, place).steps) for place in places), default=records)
 
 
 def _reason(history: History, name: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History, Series
@@ -95,10 +96,27 @@ def _table(history: History, kind: Kind, findings: Sequence[Finding]) -> _Table 
     if kind.weights_only:
         places = _weights(history, places)
     kept = _keep(places, findings)
-    series = tuple(history.series(kind.metric, place) for place in kept)
+    series = _series(history, kind.metric, kept)
     if not any(steps_seen for steps_seen, _ in series):
         return None
     return _Table(kind, tuple(kept), len(places) - len(kept), series)
+
+
+def _series(history: History, metric: str, places: Sequence[str]) -> tuple[Series, ...]:
+    """Return the series of many places in one pass; those observed together share their steps."""
+    rows = list(history.columns(metric))
+    known = history.places(metric)
+    position = {place: i for i, place in enumerate(known)}
+    if all(len(numbers) == len(known) for _, _, numbers in rows):
+        steps = [step for step, _, _ in rows]
+        lines = list(zip(*(numbers for _, _, numbers in rows), strict=True))
+        return tuple(Series(steps, list(lines[position[p]]) if lines else []) for p in places)
+    found = [Series([], []) for _ in known]
+    for step, index, numbers in rows:
+        for i, value in zip(index, numbers, strict=True):
+            found[i].steps.append(step)
+            found[i].values.append(value)
+    return tuple(found[position[place]] for place in places)
 
 
 def _weights(history: History, places: list[str]) -> list[str]:
@@ -119,7 +137,8 @@ def _keep(places: list[str], findings: Sequence[Finding]) -> list[str]:
 
 
 def _heat_map(table: _Table, columns: int, findings: Sequence[Finding]) -> HeatMap:
-    every_step = sorted({step for seen, _ in table.series for step in seen})
+    each_once = {id(seen): seen for seen, _ in table.series}.values()
+    every_step = sorted({step for seen in each_once for step in seen})
     starts = _columns(every_step, columns)
     first_steps = [every_step[i] for i in starts]
     last_steps = [every_step[i - 1] for i in (*starts[1:], len(every_step))]
@@ -153,15 +172,16 @@ def _pool(
     seen: Sequence[int], values: Sequence[float], first_steps: Sequence[int]
 ) -> list[float | None]:
     """Return the largest number in each column: NaN or inf where there was any."""
-    line: list[float | None] = [None] * len(first_steps)
-    for step, value in zip(seen, values, strict=True):
-        column = bisect_right(first_steps, step) - 1
-        before = line[column]
-        if before is None or not math.isfinite(value):
-            line[column] = value
-        elif math.isfinite(before):
-            line[column] = max(before, value)
-    return line
+    bounds = [*(bisect_left(seen, step) for step in first_steps), len(seen)]
+    return [_largest(values[start:end]) for start, end in pairwise(bounds)]
+
+
+def _largest(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    if math.isfinite(sum(values)):
+        return max(values)
+    return next((v for v in reversed(values) if not math.isfinite(v)), max(values))
 
 
 def _cells(

@@ -1,28 +1,30 @@
-"""The report as one HTML file that needs nothing else: no network, no script."""
+"""The report as one HTML file that needs nothing else: no network, no file beside it."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from lightning_diag.finding import Finding, Severity
 from lightning_diag.history import History
 from lightning_diag.report import coverage
+from lightning_diag.report.bundle import bundle
 from lightning_diag.report.heat import HeatMap, heat_maps
 from lightning_diag.report.loss import LossChart, loss_chart
+from lightning_diag.report.payload import State, as_text, payload
+from lightning_diag.report.payload.facts import told
 from lightning_diag.report.verdict import Verdict, judge
 from lightning_diag.report.words import (
     SIGNS,
     count,
     evidence,
-    number,
     origin,
     period,
     plain,
@@ -45,10 +47,6 @@ class Page:
     """Severity of each, by code."""
     facts: tuple[tuple[str, str], ...]
     """What kind of run it was."""
-    loss: LossChart | None
-    """The loss curve."""
-    maps: tuple[HeatMap, ...]
-    """The heat maps."""
     areas: tuple[coverage.Area, ...]
     """What was watched, and what was not."""
     not_judged: tuple[tuple[str, str], ...]
@@ -57,23 +55,43 @@ class Page:
     """What the user has muted, and what there would have been to say of it."""
     manuals: Mapping[str, Manual]
     """What the manual says of each finding that it knows, by code."""
+    payload: Mapping[str, Any]
+    """What the charts show."""
+    history: History = field(repr=False)
+    """The run."""
+
+    @cached_property
+    def loss(self) -> LossChart | None:
+        """The loss curve, for who has no scripts."""
+        return loss_chart(self.history, self.verdict.numbered())
+
+    @cached_property
+    def maps(self) -> tuple[HeatMap, ...]:
+        """The heat maps, for who has no scripts."""
+        return tuple(heat_maps(self.history, self.verdict.numbered()))
 
 
-def page(history: History, findings: Iterable[Finding]) -> Page:
-    """Return what the page of a run shows."""
+def page(history: History, findings: Iterable[Finding], *, state: State = "unknown") -> Page:
+    """Return what the page of a run shows.
+
+    Args:
+        history: The run.
+        findings: What was found in it.
+        state: Whether the run goes on.
+    """
     verdict = judge(findings, history)
     shown = verdict.numbered()
     return Page(
         verdict=verdict,
         numbers={finding.code: i for i, finding in enumerate(shown, start=1)},
         tones={finding.code: finding.severity for finding in shown},
-        facts=tuple(_facts(history)),
-        loss=loss_chart(history, shown),
-        maps=tuple(heat_maps(history, shown)),
+        facts=tuple(told(history)),
         areas=tuple(coverage.areas(history)),
         not_judged=tuple(coverage.not_judged(history).items()),
         muted=tuple(coverage.muted(history).items()),
         manuals=_manuals(shown),
+        payload=payload(history, verdict, state=state),
+        history=history,
     )
 
 
@@ -83,7 +101,13 @@ def _manuals(findings: Iterable[Finding]) -> dict[str, Manual]:
     return {rule.code: manual(rule) for rule in DEFAULT_RULES if rule.code in codes}
 
 
-def write_html(history: History, findings: Iterable[Finding], path: str | os.PathLike[str]) -> Path:
+def write_html(
+    history: History,
+    findings: Iterable[Finding],
+    path: str | os.PathLike[str],
+    *,
+    state: State = "unknown",
+) -> Path:
     """Write the report of a run.
 
     The file replaces an older one at once, so that a reader never sees half a page.
@@ -92,6 +116,7 @@ def write_html(history: History, findings: Iterable[Finding], path: str | os.Pat
         history: The run.
         findings: What was found in it.
         path: The file to write; its folder is made.
+        state: Whether the run goes on.
 
     Returns:
         The file.
@@ -100,7 +125,9 @@ def write_html(history: History, findings: Iterable[Finding], path: str | os.Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        draft.write_text(render(page(history, findings)), encoding="utf-8", newline="\n")
+        draft.write_text(
+            render(page(history, findings, state=state)), encoding="utf-8", newline="\n"
+        )
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -109,6 +136,21 @@ def write_html(history: History, findings: Iterable[Finding], path: str | os.Pat
 
 def render(content: Page) -> str:
     """Return the page as HTML."""
+    parts = bundle()
+    template = _templates().get_template("report.html.jinja")
+    return template.render(
+        page=content,
+        signs=SIGNS,
+        style=parts.style,
+        scripts=[_markup(script) for script in parts.scripts],
+        policy=_markup(parts.policy),
+        payload=_markup(as_text(content.payload)),
+    )
+
+
+@cache
+def _templates() -> Environment:
+    """Return what compiles the templates, once for a process."""
     templates = Environment(
         loader=PackageLoader("lightning_diag.report"),
         autoescape=True,
@@ -125,58 +167,14 @@ def render(content: Page) -> str:
         "spans": spans,
         "where": where,
     }
-    source, _, _ = PackageLoader("lightning_diag.report").get_source(templates, "report.css")
-    style = f"\n{source}\n"
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return templates.get_template("report.html.jinja").render(
-        page=content, signs=SIGNS, style=style, style_hash=digest
-    )
+    return templates
+
+
+def _markup(text: str) -> Markup:
+    """Mark what this package wrote itself: its files, and JSON without a letter of markup."""
+    return Markup(text)  # noqa: S704  # nothing of a run is in it unescaped
 
 
 def _harmless(value: object) -> object:
     """Pass what the templates print: names come from models and files, markup from templates."""
     return plain(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def _facts(history: History) -> Iterable[tuple[str, str]]:
-    """Yield what the history's meta says of the run, whatever that is."""
-    meta = history.meta
-    if len(history):
-        yield "Steps", f"{max(history.steps) + 1:,}, of which {len(history):,} watched"
-    parameters = meta.get("parameters")
-    if parameters:
-        yield "Parameters", _parameters(parameters)
-    for i, optimizer in enumerate(meta.get("optimizers") or ()):
-        yield ("Optimizer" if i == 0 else f"Optimizer {i + 1}"), _optimizer(optimizer)
-    if "train_samples" in meta:
-        yield "Training samples", f"{meta['train_samples']:,}"
-    for title, key in (("Trainer", "trainer"), ("Versions", "versions")):
-        values = {k: v for k, v in (meta.get(key) or {}).items() if v not in (None, -1)}
-        if values:
-            yield title, ", ".join(f"{name} {value}" for name, value in values.items())
-    yield "Cost of watching", coverage.overhead(history)
-
-
-def _optimizer(optimizer: Mapping[str, Any]) -> str:
-    """Write an optimizer with the settings of its groups that matter most."""
-    shown = ("lr", "momentum", "betas", "weight_decay")
-    groups = [
-        ", ".join(f"{key} {_setting(group[key])}" for key in shown if group.get(key))
-        for group in optimizer.get("groups") or ()
-        if isinstance(group, Mapping)
-    ]
-    return ": ".join(part for part in (str(optimizer.get("class", "?")), "; ".join(groups)) if part)
-
-
-def _setting(value: object) -> str:
-    return number(value) if isinstance(value, float) else str(value)
-
-
-def _parameters(known: Mapping[str, Mapping[str, Any]]) -> str:
-    sizes = []
-    for parameter in known.values():
-        size = 1
-        for length in parameter.get("shape", ()):
-            size *= length
-        sizes.append(size)
-    return f"{sum(sizes):,} in {count(len(known), 'tensor')}"

@@ -7,32 +7,21 @@ import importlib.util
 import io
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_runs import RUNS
+from cli_runs import store
 
 import lightning_diag
 from lightning_diag.cli import main
+from lightning_diag.cli.replay import replay
 from lightning_diag.demo import EXPERIMENTS, train
+from lightning_diag.finding import Finding
 from lightning_diag.history import History
 from lightning_diag.history.file import find
-from lightning_diag.rules import DEFAULT_RULES
-
-
-def store(run: str, folder: Path) -> Path:
-    """Write a made-up run as a training would, and return its log folder."""
-    history, findings = RUNS[run]()
-    path = folder / "lightning_diag" / "history.jsonl"
-    path.parent.mkdir(parents=True)
-    with History(path) as stored:
-        stored.update_meta(history.meta)
-        for record in history.records():
-            stored.append(record)
-        for finding in findings:
-            stored.add_finding(finding)
-    return folder
+from lightning_diag.rules import DEFAULT_RULES, default_rules
 
 
 def test_report_writes_the_page_beside_the_history_and_prints_the_verdict(
@@ -125,6 +114,33 @@ def check_findings(folder: Path) -> None:
     assert 0.3 < sum(shares) / len(shares) < 0.5
 
 
+def gist(finding: Finding) -> dict[str, object]:
+    """Return a finding without its text, in which a rounded number may read differently."""
+    numbers = finding.evidence
+    return {
+        **finding.to_dict(),
+        "message": "",
+        "because": (),
+        "evidence": pytest.approx((numbers.value, numbers.threshold, numbers.window), rel=1e-3),
+    }
+
+
+def test_judging_a_stored_run_again_finds_what_was_found_while_it_trained(
+    demo: tuple[Path, str],
+) -> None:
+    for experiment in EXPERIMENTS:
+        history = History.open(demo[0] / experiment.name)
+        diagnosis = replay(history, default_rules())
+        stored = {finding.code: gist(finding) for finding in history.findings}
+        for found in diagnosis.findings:
+            numbers = found.evidence
+            plain = (numbers.value, numbers.threshold, numbers.window)
+            assert {**gist(found), "evidence": plain} == stored.pop(found.code)
+        assert stored == {}
+        reasons = {item.code: item.reason for item in diagnosis.not_observed}
+        assert reasons == history.meta["not_judged"]
+
+
 def test_the_demo_shows_a_healthy_a_starved_and_a_killed_net(demo: tuple[Path, str]) -> None:
     check_findings(demo[0])
     assert "No problem found" in demo[1]
@@ -199,6 +215,27 @@ def test_wrong_words_end_with_code_2(words: list[str], capsys: pytest.CaptureFix
         main(words)
     assert leave.value.code == 2
     assert "usage: lightning-diag" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    store("healthy", Path("run"))
+    assert main(["figures", "run", "--out", "drawn", "--format", "svg"]) == 0
+    named = capsys.readouterr().out.split()
+    assert sorted(named) == sorted(str(path) for path in Path("drawn").iterdir())
+    assert str(Path("drawn", "loss.svg")) in named
+    assert all(Path(name).read_text(encoding="utf-8").startswith("<?xml") for name in named)
+
+
+def test_figures_without_matplotlib_name_the_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("healthy", Path("run"))
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["figures", "run", "--out", "drawn"]) == 2
+    assert "lightning-diag[plots]" in capsys.readouterr().err
+    assert not Path("drawn").exists()
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,14 @@ import lightning_diag
 
 PACKAGE = Path(lightning_diag.__file__).resolve().parent
 LIGHTNINGS = {"lightning", "pytorch_lightning", "lightning_fabric"}
-OPTIONAL = {"wandb", "sklearn", "matplotlib", "plotly", "tensorboard", "tqdm", "jsonargparse"}
-ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "weights", "cli"}
+OPTIONAL = {"wandb", "sklearn", "matplotlib", "plotly", "tensorboard", "tqdm", "jsonargparse"} | {
+    "pandas",
+    "pyarrow",
+}
+ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "weights", "cli"} | {
+    "attach",
+    "auto",
+}
 WORDS = {"finding", "history", "record", "warning"}
 
 # Part of the package -> parts that it must never import.
@@ -26,6 +32,7 @@ NEVER: dict[str, set[str]] = {
     **dict.fromkeys(WORDS, ACTORS | {"rules", "report", "measure", "loggers", "_compat"}),
     "rules": ACTORS | {"report", "measure", "loggers", "_compat"},
     "report": ACTORS | {"measure", "_compat"},
+    "figures": ACTORS | {"rules", "report", "measure", "loggers", "_compat"},
     "measure": ACTORS | {"rules", "report", "loggers", "_compat"},
     "probe": {"rules", "report", "monitors", "doctor", "cli"},
     "monitors": {"rules", "report", "loggers", "doctor", "cli"},
@@ -33,7 +40,7 @@ NEVER: dict[str, set[str]] = {
     "hard": {"rules", "report", "monitors", "loggers", "doctor", "cli"},
     "loggers": ACTORS | {"measure"},
 }
-NO_TORCH = WORDS | {"rules", "report"}
+NO_TORCH = WORDS | {"rules", "report", "figures"}
 
 
 def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:

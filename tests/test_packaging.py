@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import lightning_diag
+from lightning_diag import auto
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("LIGHTNING_DIAG_TEST_WHEEL") != "1",
@@ -45,6 +46,15 @@ def test_the_wheel_says_its_version_and_its_command() -> None:
     assert importlib.metadata.version("lightning-diag") == lightning_diag.__version__
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="lightning-diag")
     assert callable(command.load())
+
+
+@pytest.mark.parametrize("namespace", ["lightning.pytorch", "pytorch_lightning"])
+def test_the_wheel_gives_both_lightnings_their_callbacks(namespace: str) -> None:
+    """`LIGHTNING_DIAG=1 python train.py`; the groups' names are Lightning's."""
+    group = f"{namespace}.callbacks_factory"
+    (point,) = importlib.metadata.entry_points(group=group, name="lightning_diag")
+    assert point.value == "lightning_diag.auto:callbacks"
+    assert point.load() is auto.callbacks
 
 
 def test_compromised_releases_of_both_lightnings_cannot_be_chosen() -> None:

@@ -16,12 +16,22 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import arithmetic
+import hooks
 import overhead
 import rounds
 import tables
 import turns
 import variants
 import workloads
+
+
+def test_hooks_cost_what_blocks_with_them_take_longer() -> None:
+    """Ten steps of 3 s with them, ten of 2 s without, and now and then one of 50 s."""
+    moments = [0.0]
+    for i in range(200):
+        moments.append(moments[-1] + (3.0 if (i // 10) % 2 == 0 else 2.0))
+        moments[-1] += 50.0 * (i % 17 == 0)
+    assert hooks.differences(moments) == [1.0] * 5
 
 
 def test_disturbed_steps_do_not_count() -> None:

@@ -145,13 +145,11 @@ class Fit:
             self._eager.start()
             self._watch.start()
 
-    @charged
     def forward_pause(self) -> None:
         """Look away while backward runs."""
         if self._watching:
             self._watch.pause()
 
-    @charged
     def forward_resume(self) -> None:
         """Look again: with manual optimisation another forward pass may follow."""
         if self._watching and not self._run.automatic:

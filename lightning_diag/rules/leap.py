@@ -22,16 +22,19 @@ had a low loss, and momentum goes on for a step or two."""
 _LEVEL = 16
 """Losses behind a level: their median is off by a third of the noise."""
 _LEVELS = 64
+"""Levels that the course so far is cut into at most (our choice): enough to find the best one."""
 _NEAR_BEST = 1.5
 """Times its best level that a calm loss may have just before (our choice): where steps are too
 large it had risen to twice that and more."""
 LEARNED = 0.7
 """Share of the first loss that a calm one is below: 30 % was won, as in `diverging-loss`."""
 _RATE = 1.1
-"""Times its earlier value that a learning rate may have reached without having risen."""
+"""Times its earlier value that a learning rate may have reached without having risen (our
+choice)."""
 _LED_UP = 2
 """Steps before that must lie in the band of the 16 before them, twice as wide (our choice)."""
 _LOOKS = 10
+"""Looks before in which no step may have been large (our choice)."""
 _LARGE = 0.03
 """Update ratio that counts as large, as in `learning-rate-too-high`."""
 

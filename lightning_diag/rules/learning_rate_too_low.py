@@ -19,11 +19,13 @@ from lightning_diag.rules.reading import (
 )
 
 _GLANCE = 32
-"""Records whose reach is added up first: a run that learns shows it in them already."""
+"""Records whose reach is added up first (our choice): a run that learns shows it in them
+already."""
 _COSINES = 8
-"""Cosines that a mean must rest on."""
+"""Cosines that a mean must rest on (our choice)."""
 _GUESSES = 0.9
-"""Share of the loss of guessing that a loss still is when nothing has been learned."""
+"""Share of the loss of guessing that a loss still is when nothing has been learned (our
+choice)."""
 
 
 @dataclass(frozen=True)

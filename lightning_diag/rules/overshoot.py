@@ -27,21 +27,26 @@ if TYPE_CHECKING:
     from lightning_diag.rules.learning_rate_too_high import LearningRateTooHigh
 
 SUSTAINED = 10
-"""Newest watched steps that must agree."""
+"""Newest watched steps that must agree (our choice)."""
 _NOTHING = 0.02
-"""Progress below which nothing at all was won; a schedule may still save what has won a little."""
+"""Progress below which nothing at all was won (our choice); a schedule may still save what has won
+a little."""
 _LEARNED = 0.5
-"""Progress from which on units that died are no harm by themselves: it then takes weights that
-moved `travel` times their size, or `jump` in one step."""
+"""Progress from which on units that died are no harm by themselves (our choice): it then takes weights
+that moved `travel` times their size, or `jump` in one step."""
 _NEARLY = 0.9
-"""Progress from which on nobody needs to be told that smaller steps might do better."""
+"""Progress from which on nobody needs to be told that smaller steps might do better (our
+choice)."""
 _SMALL = 0.1
-"""Share of the first loss below which a loss that has risen is the noise of one near zero."""
+"""Share of the first loss below which a loss that has risen is the noise of one near zero (our
+choice)."""
 _PAIR = 2
 """Samples of which batch norm makes 1 and -1, whatever they were: see `batch-norm-gap`."""
 _LOOKS = 8
+"""Looks at batch norm that must agree (our choice)."""
 _SCATTER = 0.5
-"""Distance of the means of so few samples from the running one: an image has many positions."""
+"""Distance of the means of so few samples from the running one (our choice): an image has many
+positions, and less."""
 
 
 class Harm(NamedTuple):

@@ -9,7 +9,7 @@ from statistics import fmean, median
 from lightning_diag.rules.course import Course
 
 _LAGS = 32
-"""Longest half swing that is looked for, in steps."""
+"""Longest half swing that is looked for, in steps (our choice)."""
 _FALL = 0.05
 """Share of the first loss by which it must fall in a quarter of the run to be called falling (our
 choice): a run that still learns, however noisy, does."""

@@ -32,8 +32,8 @@ _NOTHING = 0.02
 """Progress below which nothing at all was won (our choice); a schedule may still save what has won
 a little."""
 _LEARNED = 0.5
-"""Progress from which on units that died are no harm by themselves (our choice): it then takes weights
-that moved `travel` times their size, or `jump` in one step."""
+"""Progress from which on units that died are no harm by themselves (our choice): it then takes
+weights that moved `travel` times their size, or `jump` in one step."""
 _NEARLY = 0.9
 """Progress from which on nobody needs to be told that smaller steps might do better (our
 choice)."""

@@ -1,9 +1,10 @@
-"""What Doctor's hooks cost on steps that are not watched, within one process.
+"""What Doctor costs on steps that are not watched, or on watched ones, within one process.
 
 python benchmarks/hooks.py --workload mlp --steps 3000
+python benchmarks/hooks.py --workload mlp --steps 3000 --watch
 
 The hooks are turned on and off every ten steps, so that both see the same process, memory and
-machine: `overhead.py` compares processes, which differ by more than this.
+machine: `overhead.py` compares processes, which differ by more than the hooks cost.
 """
 
 from __future__ import annotations
@@ -85,17 +86,27 @@ def differences(times: list[float]) -> list[float]:
     ]
 
 
+def bare_steps(times: list[float]) -> list[float]:
+    """Return the steps that the hooks were off for, in seconds."""
+    steps = [after - before for before, after in pairwise(times)]
+    return [s for i, s in enumerate(steps) if i >= WARM_UP and (i // BLOCK) % 2 == 1]
+
+
 def main() -> None:
     """Train, and print what the hooks cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=sorted(WORKLOADS["cpu"]), default="mlp")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--watch", action="store_true", help="watch every step, while turned on")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     workload = WORKLOADS["cpu"][options.workload]
-    doctor = Sometimes(startup_seconds=0.0, max_overhead=1e-9)  # watches the first step alone
+    if options.watch:
+        doctor = Sometimes(every_n_steps=1, startup_seconds=1e9, max_overhead=1e9)
+    else:  # the first step alone is watched
+        doctor = Sometimes(startup_seconds=0.0, max_overhead=1e-9)
     batches = Batches(doctor, workload.batches(1, 8, "cpu"), options.steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -110,10 +121,12 @@ def main() -> None:
         trainer.fit(workload.task(1), cast("Any", batches))
     found = [seconds * 1e3 for seconds in differences(batches.times)]
     error = 1.25 * stdev(found) / len(found) ** 0.5  # of a median
-    step = median(b - a for a, b in pairwise(batches.times)) * 1e3
+    bare = median(bare_steps(batches.times)) * 1e3
+    what = "watching a step costs" if options.watch else "hooks of a step not watched cost"
     print(
-        f"{options.workload}: hooks of a step that is not watched cost {median(found):.3f} ms "
-        f"(± {error:.3f}, {len(found)} pairs of blocks); a step takes {step:.2f} ms."
+        f"{options.workload}: {what} {median(found):.3f} ms (± {error:.3f}, {len(found)} pairs of "
+        f"blocks); a bare step takes {bare:.2f} ms: {1 + median(found) / bare:.3f} "
+        f"(± {error / bare:.3f})."
     )
 
 

@@ -26,6 +26,11 @@ SLICE = 10
 """Steps that a training takes at a time on a CPU. Short, so that all variants see the machine in
 the same mood; on a GPU a slice is a block, since at its end the program waits for the device."""
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+"""Keeps glibc from giving memory back and asking for it again. Whether it does, by its defaults,
+hangs on what happens to lie at the end of the heap: one bare training in four has 40 page faults a
+step and the next has none, and those cost more than what is to be measured."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -98,7 +103,7 @@ class Live:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
 
     @property

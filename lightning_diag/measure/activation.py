@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, placed
+from lightning_diag.measure.base import Call, CallMeasure, Columns, Numbers, always, placed
 from lightning_diag.measure.moments import Scalar, extremes, nonfinite_count, nonzero_count, plain
 
+_OFTEN_ZERO = frozenset({"relu", "leaky", "hard"})
 ACTIVATIONS = frozenset({"relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth"})
 
 
 class OutputMeasure(CallMeasure):
     """Mean, spread, largest value, exact zeros and non-finite values of what a function returns.
+
+    Args:
+        zeros_due: Whether to count the zeros of functions that are rarely exactly zero, too.
 
     Example:
         >>> call = Call("act/relu#0", "relu", "relu", 1, torch.zeros(1, 2))
@@ -37,31 +41,37 @@ class OutputMeasure(CallMeasure):
         "nonfinite_count": "NaN and infinite elements of the output",
     }
 
+    def __init__(self, zeros_due: Callable[[], bool] = always) -> None:
+        super().__init__()
+        self._zeros_due = zeros_due
+
     def after(self, call: Call) -> Columns | None:
         """See `CallMeasure.after`.
 
         Shape:
-            ``(*)`` -> sums ``(1, 5)``, maxima ``(1, 2)``: the largest and minus the smallest.
+            ``(*)`` -> sums ``(1, 6)``, maxima ``(1, 2)``: the largest and minus the smallest.
         """
         if call.output is None or call.output.numel() == 0:
             return None
         known = call.cache.of(call.output)
         values = plain(call.output)
         bad = nonfinite_count(values, known.squares)
+        is_counted = call.kind in _OFTEN_ZERO or self._zeros_due()
+        nonzeros, counted = (nonzero_count(values), known.count) if is_counted else (0.0, 0.0)
         return Columns.of(
             values.device,
-            [(known.count, known.total, known.squares, nonzero_count(values), bad)],
+            [(known.count, known.total, known.squares, bad, nonzeros, counted)],
             [extremes(values)],
         )
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
-        count, total, squares, nonzeros, nonfinite = sums.unbind(1)
+        count, total, squares, nonfinite, nonzeros, counted = sums.unbind(1)
         return {
             "mean": placed(places, total / count),
             "std": placed(places, _variance(count, total, squares).sqrt()),
             "max": placed(places, maxima.amax(1)),
-            "zero_fraction": placed(places, 1 - nonzeros / count),
+            "zero_fraction": placed(places, 1 - nonzeros / counted, counted > 0),
             "nonfinite_count": placed(places, nonfinite),
         }
 
@@ -104,7 +114,7 @@ class SaturationMeasure(CallMeasure):
     """
 
     name: ClassVar[str] = "activation"
-    kinds: ClassVar[frozenset[str]] = frozenset({"sigmoid", "tanh", "hard", "softmax", "smooth"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"sigmoid", "tanh", "hard", "softmax"})
     outputs: ClassVar[dict[str, str]] = {
         "saturated_fraction": "share of inputs where the function is flat, 0 to 1",
     }
@@ -143,6 +153,25 @@ class SaturationMeasure(CallMeasure):
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
         return {"saturated_fraction": placed(places, sums[:, 0] / sums[:, 1])}
+
+
+_TAILED = ("gelu", "silu", "mish")
+
+
+def has_tail(place: str) -> bool:
+    """Whether a call site is of a function that fades out on one side without being flat.
+
+    Example:
+        >>> has_tail("block.1/gelu#0"), has_tail("gate/sigmoid#0")
+        (True, False)
+    """
+    return place.rpartition("/")[2].startswith(_TAILED)
+
+
+class TailMeasure(SaturationMeasure):
+    """Share of inputs at which GELU, SiLU and the like have faded out; no fault by itself (W4)."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"smooth"})
 
 
 class VarianceGainMeasure(CallMeasure):

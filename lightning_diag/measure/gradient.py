@@ -44,18 +44,25 @@ class GradientMeasure(Measure):
         "missing": "1 where the gradient was None at the optimizer's step, else 0",
     }
 
-    def observe(self, gradients: Sequence[Tensor | None], scale: Tensor | None = None) -> Columns:
+    def observe(
+        self,
+        gradients: Sequence[Tensor | None],
+        scale: Tensor | None = None,
+        *,
+        counts_zeros: bool = True,
+    ) -> Columns:
         """Reduce one gradient a row; None is a parameter that got none.
 
         Args:
             scale: The loss scale, where gradients are still multiplied by it (fused optimizers
                 under a grad scaler unscale inside their step).
+            counts_zeros: Whether to count exact zeros, which costs as much as all the rest.
 
         Shape:
             n tensors of any shape -> sums ``(n, 5)``, maxima ``(n, 1)``.
         """
         device = next((g.device for g in gradients if g is not None), torch.device("cpu"))
-        rows = _rows(gradients)
+        rows = _rows(gradients, counts_zeros=counts_zeros)
         result = Columns.of(device, [row[:5] for row in rows], [row[5:] for row in rows])
         if scale is not None:
             scale = scale.to(device=device, dtype=result.sums.dtype)
@@ -79,11 +86,12 @@ class GradientMeasure(Measure):
         }
 
 
-def _rows(gradients: Sequence[Tensor | None]) -> list[tuple[Scalar, ...]]:
+def _rows(gradients: Sequence[Tensor | None], *, counts_zeros: bool) -> list[tuple[Scalar, ...]]:
     parts = [None if gradient is None else local_part(gradient) for gradient in gradients]
     values = [plain(part[0]) for part in parts if part is not None]
     norms = each_square_sum(values)
-    observed = zip(values, norms, each_nonzero_count(values), each_largest(values), strict=True)
+    counts = each_nonzero_count(values) if counts_zeros else [0.0] * len(values)
+    observed = zip(values, norms, counts, each_largest(values), strict=True)
     rows: list[tuple[Scalar, ...]] = []
     for part in parts:
         if part is None:
@@ -91,7 +99,7 @@ def _rows(gradients: Sequence[Tensor | None]) -> list[tuple[Scalar, ...]]:
             continue
         local, share = part
         # of a sparse gradient, what is not stored is zero
-        elements = float(local.numel() * (2 if local.is_complex() else 1))
+        elements = float(local.numel() * (2 if local.is_complex() else 1)) * counts_zeros
         x, norm, nonzeros, peak = next(observed)
         rows.append((norm, nonzeros, nonfinite_count(x, norm), elements, share, peak))
     return rows

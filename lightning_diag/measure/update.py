@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.base import Columns, Measure, Numbers, placed
-from lightning_diag.measure.moments import Scalar, each_square_sum, plain
+from lightning_diag.measure.moments import Scalar, each_square_sum, plain, square_sum
 from lightning_diag.measure.shards import local_part
 
-_HELD = 1_000_000
-"""Elements of changes held at a time: 4 MB, and one tensor more."""
+_LARGE = 4096
+"""Elements from which on a change is summed by itself (our choice): then the call costs less."""
+_FEW = 256
+"""Small changes held at a time (our choice): 4 MB at most."""
 
 
 class UpdateMeasure(Measure):
@@ -65,14 +67,21 @@ class UpdateMeasure(Measure):
 
 
 def _change_sums(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Scalar]:
-    """Return the sum of squares of each change, holding a few megabytes of changes at a time."""
-    sums: list[Scalar] = []
-    held: list[Tensor] = []
-    elements = 0
-    for new, old in zip(after, before, strict=True):
-        held.append(plain(new) - old)
-        elements += old.numel()
-        if elements > _HELD:
-            sums += each_square_sum(held)
-            held, elements = [], 0
-    return sums + each_square_sum(held)
+    """Return the sum of squares of each change.
+
+    Changes of large weights are summed as soon as they are made, while they are in the cache; those
+    of small ones wait for each other, up to a few megabytes, since each call costs.
+    """
+    sums: list[Scalar] = [0.0] * len(before)
+    small: dict[int, Tensor] = {}
+    for i, (new, old) in enumerate(zip(after, before, strict=True)):
+        change = plain(new) - old
+        if change.numel() > _LARGE:
+            sums[i] = square_sum(change)
+        else:
+            small[i] = change
+        if len(small) == _FEW or i == len(before) - 1:
+            for index, value in zip(small, each_square_sum(list(small.values())), strict=True):
+                sums[index] = value
+            small.clear()
+    return sums

@@ -10,7 +10,9 @@ from typing import Any
 from lightning_diag.measure.activation import (
     OutputMeasure,
     SaturationMeasure,
+    TailMeasure,
     VarianceGainMeasure,
+    has_tail,
 )
 from lightning_diag.measure.base import CallMeasure
 from lightning_diag.measure.histogram import HistogramMeasure
@@ -47,20 +49,22 @@ class ActivationMonitor(Monitor):
         compiled_models: See `Doctor`.
 
     Logs:
-        ``diag/activation/saturated_fraction_max``: of the most saturated call, 0 to 1.
+        ``diag/activation/saturated_fraction_max``: of the most saturated call, 0 to 1, apart from
+        GELU and the like, for which a tail is no fault.
         ``diag/activation/variance_gain_min`` and ``_max``: of layers, output over input variance.
         ``diag/activation/nonfinite_count``: NaN and infinite outputs.
         The history gets every call, see docs/architecture.md, and a histogram of its output on
-        every eighth watched step; variance gains at steps at least four apart, after the first 16.
+        every eighth watched step; at steps at least four apart, after the first 16, variance gains,
+        tails of GELU and the like, and exact zeros of functions that are rarely exactly zero.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Cost:
-        Five passes over the output of each activation function, one to two over the inputs of
-        saturating functions, on a watched step; two over inputs and outputs of each layer, at most
-        at every fourth step; on one watched step in sixteen one over 32 features of at most 256
-        samples.
+        Three to five passes over the output of each activation function, one to two over the inputs
+        of saturating functions, on a watched step; two over inputs and outputs of each layer, at
+        most at every fourth step; on one watched step in sixteen one over 32 features of at most
+        256 samples.
 
     Example:
         >>> ActivationMonitor(bins=16).bins
@@ -88,8 +92,9 @@ class ActivationMonitor(Monitor):
             raise ValueError(message)
         self.bins = bins
         self._measures = (
-            OutputMeasure(),
+            OutputMeasure(self._gain_is_due),
             SaturationMeasure(),
+            TailMeasure(self._gain_is_due),
             VarianceGainMeasure(self._gain_is_due),
             SampleSpreadMeasure(self._spread_is_due),
         )
@@ -146,7 +151,8 @@ class ActivationMonitor(Monitor):
         """See `Observer.digest`."""
         digest = Digest()
         for measure in self._measures:
-            digest.values.update(summarised(measure, joined, self.tag))
+            for metric, values in summarised(measure, joined, self.tag).items():
+                digest.values.setdefault(metric, {}).update(values)
         histograms: dict[str, list[float]] = {}
         spans = self._taken.popleft()
         for key, columns in joined.columns.items():
@@ -166,9 +172,10 @@ class ActivationMonitor(Monitor):
         """See `Observer.headline`."""
         bad = values.get("activation/nonfinite_count", {})
         gain = "activation/variance_gain"
+        flat = values.get("activation/saturated_fraction", {})
         return {
-            "activation/saturated_fraction_max": extreme(
-                values, "activation/saturated_fraction", max
+            "activation/saturated_fraction_max": max(
+                (share for place, share in flat.items() if not has_tail(place)), default=math.nan
             ),
             f"{gain}_min": extreme(values, gain, min),
             f"{gain}_max": extreme(values, gain, max),

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Columns
 from lightning_diag.measure.loss import SpikeCounter, trend_noise
-from lightning_diag.measure.moments import wide
+from lightning_diag.measure.loss_ring import LossRing
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, extreme
 from lightning_diag.probe.eager import CompiledModels
@@ -77,8 +75,7 @@ class LossMonitor(Monitor):
             raise ValueError(message)
         self.window = window
         self._spikes = SpikeCounter(window)
-        self._micro: list[Tensor] = []
-        self._losses: deque[list[Tensor]] = deque(maxlen=_SLOTS)
+        self._losses = LossRing(_SLOTS)
         self._rates: dict[str, float] = {}
         self._noted: deque[dict[str, float]] = deque()
         self._mean = math.nan
@@ -87,41 +84,32 @@ class LossMonitor(Monitor):
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
         self._run = run
-        self._micro, self._rates = [], {}
-        self._losses.clear()
+        self._losses, self._rates = LossRing(_SLOTS), {}
         self._noted.clear()
 
     def batch_ended(self, loss: Tensor | None, stepped: bool) -> None:  # noqa: FBT001
         """See `Observer.batch_ended`."""
         if loss is not None:
-            self._micro.append(loss)
+            self._losses.add(loss)
         if stepped:
-            self._losses.append(self._micro)
-            self._micro = []
+            self._losses.end_step()
 
     def gradients(self, step: OptimizerStep, tally: Tally) -> None:
         """See `Observer.gradients`."""
         if self._run is not None:
-            self._rates = self._run.groups()  # schedulers step before the batch ends
+            now = self._run.groups()  # schedulers step before the batch ends
+            if step.label:  # as other optimizers may do before this one
+                now = {**now, **self._rates, **self._run.groups(step.index)}
+            self._rates = now
 
     def collect(self, tally: Tally) -> None:
         """See `Observer.collect`."""
         # where numbers are still on their way, the next step begins before this one's digest
         self._noted.append(self._rates)
-        if not any(self._losses):
-            self._losses.clear()
-            return
-        steps = [mean_loss(losses) for losses in self._losses]
-        self._losses.clear()
-        device = next(loss.device for loss in steps if loss is not None)
-        dtype = wide(device)
-        absent = torch.zeros((), dtype=dtype, device=device)
-        filled = [absent if loss is None else loss.to(dtype) for loss in steps]
-        counts = torch.tensor([x is not None for x in steps], dtype=dtype, device="cpu")
-        columns = torch.zeros(1, 2 * _SLOTS, dtype=dtype, device=device)
-        columns[0, _SLOTS - len(steps) : _SLOTS] = torch.stack(filled)
-        columns[0, 2 * _SLOTS - len(steps) :] = counts.to(device, non_blocking=True)
-        tally.add(self.tag + _LOSS, ("",), Columns(columns, columns.new_zeros(1, 0)))
+        self._rates = {}
+        taken = self._losses.take()
+        if taken is not None:
+            tally.add(self.tag + _LOSS, ("",), taken)
 
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
@@ -166,22 +154,4 @@ class LossMonitor(Monitor):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run and its tensors behind."""
-        return {
-            **super().__getstate__(),
-            "_run": None,
-            "_micro": [],
-            "_losses": deque(maxlen=_SLOTS),
-        }
-
-
-def mean_loss(losses: list[Tensor]) -> Tensor | None:
-    """Return the mean over micro-batches, None without any.
-
-    Example:
-        >>> mean_loss([torch.tensor(1.0), torch.tensor(2.0)])
-        tensor(1.5000)
-    """
-    if not losses:
-        return None
-    scalars = [loss.float().mean() if loss.dim() else loss for loss in losses]
-    return scalars[0] if len(scalars) == 1 else torch.stack(scalars).mean()
+        return {**super().__getstate__(), "_run": None, "_losses": LossRing(_SLOTS)}

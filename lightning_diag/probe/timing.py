@@ -30,10 +30,13 @@ T = TypeVar("T", bound=Timed)
 
 
 def charged(hook: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T, P], None]:
-    """Add the time that `hook` takes to what the probe spends in the step."""
+    """Add the time that `hook` takes to what the probe spends in a step that is timed."""
 
     @functools.wraps(hook)
     def timed(owner: T, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if not owner.timer.samples_hooks:
+            hook(owner, *args, **kwargs)
+            return
         began = time.perf_counter()
         hook(owner, *args, **kwargs)
         owner.timer.inside += time.perf_counter() - began
@@ -65,6 +68,8 @@ class StepTimer:
         self.active = False
         self.inside = 0.0
         """Seconds that the probe has spent in the trainer's hooks in this step."""
+        self.samples_hooks = False
+        """Whether this step, if it is not watched, is one of the few whose hooks are timed."""
 
     def begin_step(self, *, watched: bool) -> None:
         """Begin a step, which is timed if it is watched or one of the few after that."""
@@ -105,6 +110,7 @@ class StepTimer:
             self._left -= 1
             self._was_plain = kind == "plain"
             self._plain += self._was_plain
+        self.samples_hooks = self._left > 0
         self._unread.append((self._spans, 0.0, kind))
         self.active = False
 

@@ -58,19 +58,28 @@ class FetchTimer:
         self._last = self._start = None
 
     def _begin(self) -> None:
-        self._start = None
         if self._on_host or self._count < _SAMPLES:
-            now = self._clock.stamp()
-            if self._last is not None:
-                self._count += 1
-                self._cycles.append((*self._last, now))
-                if self._on_host:
-                    self._settle()
-            if self._on_host or self._count < _SAMPLES:
-                self._start = now
-        self._last = None
+            self._mark()
+        else:
+            self._last = self._start = None
         if self._kept is not None:
             self._kept[0]()
+
+    def _mark(self) -> None:
+        """Begin a fetch; with it the time since the last one is known."""
+        now, last = self._clock.stamp(), self._last
+        self._start, self._last = now, None
+        if last is None:
+            return
+        start, end = last
+        if self._on_host:
+            self._waited += end - start
+            self._passed += now - start
+        else:
+            self._count += 1
+            self._cycles.append((start, end, now))
+            if self._count == _SAMPLES:
+                self._start = None
 
     def _end(self) -> None:
         if self._start is not None:

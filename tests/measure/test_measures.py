@@ -16,6 +16,7 @@ import lightning_diag
 from lightning_diag.measure.activation import (
     OutputMeasure,
     SaturationMeasure,
+    TailMeasure,
     VarianceGainMeasure,
 )
 from lightning_diag.measure.base import Call, CallMeasure, Columns, LossCall, Measure
@@ -47,6 +48,7 @@ MEASURES: list[Measure] = [
     UpdateMeasure(),
     OutputMeasure(),
     SaturationMeasure(),
+    TailMeasure(),
     VarianceGainMeasure(),
     FiredMeasure(),
     HistogramMeasure(4, lambda place: (-1.0, 1.0)),

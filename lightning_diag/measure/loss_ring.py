@@ -1,0 +1,74 @@
+"""`LossRing`: the losses of the newest steps, without waiting for them and in one place (W10)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_diag.measure.base import Columns
+from lightning_diag.measure.moments import wide
+
+
+class LossRing:
+    """Keeps the losses of the newest steps on their device.
+
+    In one tensor that was made once: a tensor for each step, however small, would come to lie among
+    the buffers that steps allocate and free, and on a CPU keep the next step from finding them
+    where the last one left them, which costs new pages at every step.
+
+    Args:
+        slots: Steps that are kept, 1 or more.
+
+    Example:
+        >>> ring = LossRing(3)
+        >>> ring.add(torch.tensor(1.0))
+        >>> ring.add(torch.tensor(2.0))
+        >>> ring.end_step()
+        >>> columns = ring.take()
+        >>> columns.sums.tolist()  # losses, and how many steps there are to each
+        [[0.0, 0.0, 1.5, 0.0, 0.0, 1.0]]
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._cells: list[Tensor] = []
+        self._sums = torch.empty(0)
+        self._slot = self._micro = 0
+        self._counts: list[int] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Add the loss of a micro-batch to the step's."""
+        mean = loss.float().mean() if loss.dim() else loss
+        if not self._cells:
+            self._sums = torch.zeros(self._slots, dtype=wide(mean.device), device=mean.device)
+            self._cells = list(self._sums.unbind())
+        cell = self._cells[self._slot]
+        if self._micro == 0:
+            cell.copy_(mean)
+        else:
+            cell.add_(mean.to(cell.device, non_blocking=True))
+        self._micro += 1
+
+    def end_step(self) -> None:
+        """End the step, with whatever losses it had, none included."""
+        self._counts.append(self._micro)
+        del self._counts[: -self._slots]
+        self._slot, self._micro = (self._slot + 1) % self._slots, 0
+
+    def take(self) -> Columns | None:
+        """Return the losses since the last call, the newest last; None if there were none.
+
+        Shape:
+            sums ``(1, 2 * slots)``: the mean loss of each step, then 1 for each step that had one.
+        """
+        counts, self._counts = self._counts, []
+        if not any(counts):
+            return None
+        device, dtype = self._sums.device, self._sums.dtype
+        known = torch.zeros(self._slots, dtype=dtype, device="cpu")
+        known[self._slots - len(counts) :] = torch.tensor(counts, dtype=dtype, device="cpu")
+        known = known.to(device, non_blocking=True)
+        newest_last = self._sums.roll(-self._slot)
+        losses = torch.where(known > 0, newest_last / known.clamp(min=1), torch.zeros_like(known))
+        row = torch.cat([losses, known.clamp(max=1)]).unsqueeze(0)
+        return Columns(row, row.new_zeros(1, 0))

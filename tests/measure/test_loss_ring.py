@@ -1,0 +1,89 @@
+"""Losses wait for the next look in one place (W10, P10, P19)."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_diag import Doctor
+from lightning_diag._compat import Callback
+from lightning_diag.measure.loss_ring import LossRing
+from tests.runs import Classifier, data, trainer
+
+SLOTS = 5
+STEPS = st.lists(st.lists(st.floats(-1e3, 1e3), max_size=3), max_size=14)
+
+
+def taken(ring: LossRing) -> list[float | None]:
+    """What the ring tells: a loss for each step that has one, the newest last."""
+    columns = ring.take()
+    if columns is None:
+        return []
+    losses, counts = columns.sums[0, :SLOTS].tolist(), columns.sums[0, SLOTS:].tolist()
+    return [loss if count else None for loss, count in zip(losses, counts, strict=True)]
+
+
+def fill(ring: LossRing, steps: Sequence[Sequence[float]]) -> None:
+    for micro in steps:
+        for loss in micro:
+            ring.add(torch.tensor(loss, dtype=torch.float64))
+        ring.end_step()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rounds=st.lists(STEPS, max_size=4))
+def test_it_tells_what_a_list_of_lists_would(rounds: list[list[list[float]]]) -> None:
+    ring = LossRing(SLOTS)
+    for steps in rounds:
+        kept: deque[list[float]] = deque(steps, maxlen=SLOTS)
+        means = [math.fsum(micro) / len(micro) if micro else None for micro in kept]
+        expected = [*[None] * (SLOTS - len(means)), *means] if any(kept) else []
+        fill(ring, steps)
+        assert taken(ring) == [None if x is None else pytest.approx(x) for x in expected]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_shows_in_its_step_and_in_no_other(bad: float) -> None:
+    """P13: also when its place in memory is used again."""
+    ring = LossRing(SLOTS)
+    fill(ring, [[1.0], [bad, 1.0]])
+    assert str(taken(ring)[-2:]) == str([1.0, bad])
+    fill(ring, [[], [2.0]] * SLOTS)
+    assert taken(ring) == [2.0, None, 2.0, None, 2.0]
+
+
+def test_a_loss_of_several_elements_counts_with_its_mean() -> None:
+    ring = LossRing(SLOTS)
+    ring.add(torch.tensor([1.0, 2.0, 6.0], dtype=torch.bfloat16))
+    ring.end_step()
+    assert taken(ring)[-1] == 3.0
+
+
+class Alive(Callback):
+    """Counts the tensors that are alive at the start of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.counts.append(sum(type(x) is Tensor for x in gc.get_objects()))
+
+
+def test_steps_that_are_not_watched_leave_no_tensor_behind() -> None:
+    """P19: one for each step made the heap grow, and the steps slower."""
+    alive = Alive()
+    doctor = Doctor(every_n_steps=1000, max_overhead=1e-9, startup_seconds=0.0)
+    trainer(doctor, alive, max_epochs=6).fit(Classifier(), data())
+    middle = alive.counts[len(alive.counts) // 3 : -2]
+    assert len(middle) > 10
+    assert max(middle) == min(middle)

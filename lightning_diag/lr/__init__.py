@@ -1,0 +1,1 @@
+"""Learning rates: warm-up, scaling, schedules."""

@@ -1,0 +1,1 @@
+"""When a training ends: early stopping, trials of a search, and the search itself."""

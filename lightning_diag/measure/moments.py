@@ -82,6 +82,18 @@ def flat(x: Tensor) -> Tensor:
     return x.reshape(-1)
 
 
+def added(values: Sequence[Scalar]) -> Scalar:
+    """Return the sum of numbers that are on one device or the host, without waiting for it.
+
+    Example:
+        >>> added([1.0, 2.0])
+        3.0
+    """
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    rest = math.fsum(value for value in values if not isinstance(value, Tensor))
+    return torch.stack(tensors).sum() + rest if tensors else rest
+
+
 def square_sum(x: Tensor) -> Scalar:
     """Return the sum of squares of `x`, right to about eight digits.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,10 +36,10 @@ def sample(gradients: Sequence[Tensor | None], most: int = SAMPLED) -> Tensor | 
         return None
     values = [local_part(g)[0].detach() for g in gradients if g is not None]
     stride = max(1, math.ceil(sum(x.numel() for x in values) / most))
-    return plain(torch.cat([_thinned(x, stride) for x in values])).reshape(-1)
+    return plain(torch.cat([thinned(x, stride) for x in values])).reshape(-1)
 
 
-def _thinned(x: Tensor, stride: int) -> Tensor:
+def thinned(x: Tensor, stride: int) -> Tensor:
     """Return one in `stride` elements, as blocks of neighbours where there are enough."""
     rows = x.numel() // (_BLOCK * stride)
     if stride == 1 or rows == 0:
@@ -112,3 +112,21 @@ def noise_scale(cosines: Sequence[float], batch_size: float) -> float:
     spread = math.fsum((value - mean) ** 2 for value in cosines) / (len(cosines) - 1)
     share = min(1.0, max(mean, math.sqrt(spread / len(cosines)), 1e-9))
     return round(batch_size * (1 - share) / share, 9)
+
+
+def batch_size(batch: Any, depth: int = 4) -> int:
+    """Return the length of the first tensor of a batch, 0 if there is none.
+
+    Example:
+        >>> batch_size({"image": torch.zeros(8, 3), "label": torch.zeros(8)})
+        8
+    """
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    members: Sequence[Any] = ()
+    if isinstance(batch, Mapping):
+        members = list(batch.values())
+    elif isinstance(batch, (list, tuple)):
+        members = batch
+    found = (batch_size(member, depth - 1) for member in members if depth)
+    return next((size for size in found if size), 0)

@@ -160,7 +160,7 @@ class GradientMonitor(Monitor):
 
     def _add_clipping(self, digest: Digest) -> None:
         totals = digest.values.get("gradient/total_norm", {})
-        if self._run is None or not self._run.automatic or not totals:
+        if self._run is None or not totals or not (self._run.automatic or self._clips):
             return
         if not self._clips:
             digest.values["gradient/clipped_norm"] = dict(totals)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lightning_diag.measure.base import Columns
-from lightning_diag.measure.noise import GradientPairMeasure, noise_scale, sample
+from lightning_diag.measure.noise import GradientPairMeasure, batch_size, noise_scale, sample
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, summarised
 from lightning_diag.probe.eager import CompiledModels
@@ -92,7 +92,7 @@ class GradientNoiseMonitor(Monitor):
 
     def batch_started(self, batch: Any, batch_idx: int) -> None:
         """See `Observer.batch_started`."""
-        self._samples += _batch_size(batch)
+        self._samples += batch_size(batch)
 
     def gradients(self, step: OptimizerStep, tally: Tally) -> None:
         """See `Observer.gradients`."""
@@ -154,16 +154,3 @@ class GradientNoiseMonitor(Monitor):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the gradients behind."""
         return {**super().__getstate__(), "_before": {}}
-
-
-def _batch_size(batch: Any, depth: int = 4) -> int:
-    """Return the length of the first tensor of a batch, 0 if there is none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 0
-    members: Sequence[Any] = ()
-    if isinstance(batch, Mapping):
-        members = list(batch.values())
-    elif isinstance(batch, (list, tuple)):
-        members = batch
-    found = (_batch_size(member, depth - 1) for member in members if depth)
-    return next((size for size in found if size), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -136,7 +137,10 @@ class Run:
         overridden = own is not None and not (own.__module__ or "").startswith(
             ("pytorch_lightning.", "lightning.pytorch.")
         )
-        return self.automatic and (overridden or bool(self.trainer.gradient_clip_val))
+        by_callback = any(getattr(c, "clips_gradients", False) for c in self.trainer.callbacks)
+        return by_callback or (
+            self.automatic and (overridden or bool(self.trainer.gradient_clip_val))
+        )
 
     def optimizer_step(self, index: int) -> OptimizerStep:
         """Collect the parameters that optimizer `index` may change in this step."""
@@ -180,20 +184,28 @@ class Run:
         except TypeError:
             return None
 
-    def groups(self) -> dict[str, float]:
-        """Return the learning rate of each parameter group, by name."""
+    def groups(self, only: int | None = None) -> dict[str, float]:
+        """Return the learning rate that each parameter group steps with, by name.
+
+        Args:
+            only: Index of the optimizer that is asked for; None asks for all.
+        """
         rates: dict[str, float] = {}
-        for optimizer in self.trainer.optimizers:
+        chosen: dict[str, float] = {}
+        for number, optimizer in enumerate(self.trainer.optimizers):
             many = sum(type(other) is type(optimizer) for other in self.trainer.optimizers) > 1
-            owner = type(optimizer).__name__
-            if many:
-                owner += str(self.trainer.optimizers.index(optimizer))
-            for i, group in enumerate(optimizer.param_groups):
-                name = str(group.get("name") or f"{owner}/group{i}")
-                while name in rates:
-                    name += "'"
-                rates[name] = float(group["lr"]) if "lr" in group else float("nan")
-        return rates
+            owner = f"{type(optimizer).__name__}{number if many else ''}"
+            # What callbacks make of the rate: a group holds the user's own until the step.
+            applied = getattr(optimizer, "_lightning_diag_lr", None)
+            with nullcontext() if applied is None else applied.shown():
+                for i, group in enumerate(optimizer.param_groups):
+                    name = str(group.get("name") or f"{owner}/group{i}")
+                    while name in rates:
+                        name += "'"
+                    rates[name] = float(group["lr"]) if "lr" in group else float("nan")
+                    if only in (None, number):
+                        chosen[name] = rates[name]
+        return chosen
 
     def describe(self) -> dict[str, Any]:
         """Return what the history's meta says of this run, in plain values."""

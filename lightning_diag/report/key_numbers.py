@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from statistics import median
 
+from lightning_diag.batch_size import suggest_batch_size
 from lightning_diag.history import History
 from lightning_diag.report.coverage import overhead
 from lightning_diag.report.words import number, percent
@@ -33,6 +34,7 @@ def key_numbers(history: History) -> Iterator[tuple[str, str]]:
         values = history.series(metric).values
         if values:
             yield title, f"{number(values[0])} at first, {number(level(values))} at last"
+    yield from _batch_size(history)
     told = spread(history, "update/ratio")
     if told:
         yield "Update ratio", told
@@ -43,6 +45,20 @@ def key_numbers(history: History) -> Iterator[tuple[str, str]]:
         mean = math.fsum(dead) / len(dead)
         yield "Dead ReLU units", f"{percent(mean)} on average, {percent(max(dead))} at most"
     yield "Overhead", overhead(history)
+
+
+def _batch_size(history: History) -> Iterator[tuple[str, str]]:
+    """Yield what the measured noise scale says of the batch size, if it was measured."""
+    newest = {
+        name: history.last(f"noise_scale/{name}")
+        for name in ("samples", "low", "high", "batch_size")
+    }
+    for place, size in newest["batch_size"].items():
+        scale = newest["samples"].get(place)
+        if scale is not None and size >= 1:
+            low, high = newest["low"].get(place), newest["high"].get(place, math.inf)
+            advice = suggest_batch_size(scale, round(size), low=low, high=high)
+            yield "Batch size" + (f" ({place})" if place else ""), advice.reason
 
 
 def level(values: Sequence[float]) -> float:

@@ -35,6 +35,7 @@ KINDS = (
     Kind("gradient/clip_coefficient", "What clipping leaves of the gradient", "share"),
     Kind("gradient/depth_ratio", "Gradient of the first layer over the last", "", "log"),
     Kind("gradient/noise_scale", "Gradient noise scale", "samples", "log"),
+    Kind("noise_scale/samples", "Gradient noise scale, of whole gradients", "samples", "log"),
     Kind("gradient/cosine", "Likeness of neighbouring gradients", "cosine"),
     Kind("loss/noise", "Noise of the loss around its trend", "share"),
     Kind("output/accuracy", "Accuracy of the training steps", "share"),
@@ -47,7 +48,9 @@ KINDS = (
     Kind("step_time/watched_seconds", "Length of a watched step", "seconds"),
     Kind("amp/scale", "Loss scale of mixed precision", "", "log"),
 )
-"""In the order of the page."""
+"""In the order of the page, behind what the run logged itself."""
+_IDLE = ("gradient/clipped_norm", "gradient/clip_coefficient")
+"""What says nothing while nothing is clipped."""
 
 _LOGGED = ("metric/", "validation/")
 """What begins the names of metrics that the run logged itself."""
@@ -55,6 +58,8 @@ _LOGGED = ("metric/", "validation/")
 
 def curves(history: History) -> dict[str, dict[str, Any]]:
     """Return the curves that the history has numbers for, by metric, and place if it has one."""
+    idle = _IDLE if _clips_nothing(history) else ()
+    kinds = [kind for kind in KINDS if kind.metric not in idle]
     return {
         f"{kind.metric}@{place}" if place else kind.metric: {
             "title": f"{kind.title} ({place})" if place else kind.title,
@@ -62,10 +67,15 @@ def curves(history: History) -> dict[str, dict[str, Any]]:
             "scale": kind.scale,
             **line(*found, MOST_POINTS),
         }
-        for kind in (*KINDS, *_logged(history))
+        for kind in (*_logged(history), *kinds)
         for place in history.places(kind.metric)[:MOST_LOGGED]
         if (found := history.series(kind.metric, place)).steps
     }
+
+
+def _clips_nothing(history: History) -> bool:
+    """Return whether no gradient was clipped, so that curves of clipping would repeat others."""
+    return all(left == 1 for left in history.series("gradient/clip_coefficient").values)
 
 
 def _logged(history: History) -> Iterator[Kind]:

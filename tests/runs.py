@@ -24,6 +24,7 @@ from lightning_diag.monitors.filters import FilterMonitor
 from lightning_diag.monitors.gradient import GradientMonitor
 from lightning_diag.monitors.loss import LossMonitor
 from lightning_diag.monitors.noise import GradientNoiseMonitor
+from lightning_diag.monitors.noise_scale import GradientNoiseScale
 from lightning_diag.monitors.output import OutputMonitor
 from lightning_diag.monitors.setup import SetupMonitor
 from lightning_diag.monitors.update_ratio import UpdateRatioLogger
@@ -41,6 +42,7 @@ MONITORS: list[Callable[..., Monitor]] = [
     OutputMonitor,
     BatchNormMonitor,
     GradientNoiseMonitor,
+    GradientNoiseScale,
     DataMonitor,
     ValidationMonitor,
     FilterMonitor,

@@ -20,13 +20,15 @@ _COLUMNS = (
     "batch",
     "sample",
     "rank",
+    "stage",
+    "loader",
     "place",
     "numbers",
 )
 
 
 class Examples(NamedTuple):
-    """A table of examples, worst first."""
+    """A table of examples, those of training before those of validation, worst first."""
 
     columns: list[str]
     """What is told of each."""

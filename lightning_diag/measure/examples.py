@@ -100,7 +100,13 @@ class Look:
 
 
 def look(
-    call: LossCall, found: SampleLosses, samples: Samples, batch: int, *, with_content: bool
+    call: LossCall,
+    found: SampleLosses,
+    samples: Samples,
+    batch: int,
+    *,
+    with_content: bool,
+    most: int = OF_A_CALL,
 ) -> Look:
     """Take what is to be told of the worst samples of a call, without waiting for the device.
 
@@ -110,9 +116,10 @@ def look(
         samples: The batch.
         batch: Its number in the epoch.
         with_content: Whether to take the samples themselves as well.
+        most: How many samples to take.
     """
     severity = found.losses.nan_to_num(math.inf, math.inf, -math.inf)
-    top = severity.topk(min(OF_A_CALL, len(severity))).indices
+    top = severity.topk(min(most, len(severity))).indices
     rows = top * found.every
     columns = {"loss": found.losses[top], "row": rows}
     columns.update({k: v for k, v in told(call, found, top)._asdict().items() if v is not None})
@@ -137,7 +144,9 @@ def _to_host(x: Tensor) -> Tensor:
     return host.copy_(x, non_blocking=True)
 
 
-def examples(looks: Sequence[Look], facts: Mapping[str, Any]) -> list[Example]:
+def examples(
+    looks: Sequence[Look], facts: Mapping[str, Any], most: int = OF_A_CALL
+) -> list[Example]:
     """Return the worst samples of some looks at the calls of one place, worst first.
 
     A loss that is NaN is above all.
@@ -145,10 +154,11 @@ def examples(looks: Sequence[Look], facts: Mapping[str, Any]) -> list[Example]:
     Args:
         looks: Their numbers must have reached the host.
         facts: What else is known of all of them, such as the step.
+        most: How many to return.
     """
     rows = [row for seen in looks for row in _rows(seen)]
     rows.sort(key=lambda one: -_severity(one["loss"]))
-    return [{**one, **facts} for one in rows[:OF_A_CALL]]
+    return [{**one, **facts} for one in rows[:most]]
 
 
 def _rows(seen: Look) -> list[Example]:
@@ -210,6 +220,6 @@ def _severity(loss: float) -> float:
 def _identity(one: Example) -> Any:
     """Return what tells a sample from others, None if that is not known."""
     if one.get("index") is not None:
-        return ("index", one["index"], one.get("position"))
+        return ("index", one["index"], one.get("position"), one.get("loader"))
     content = one.get("pixels") or str(one.get("numbers") or "")
     return (content, str(one.get("target")), one.get("position")) if content else None

@@ -6,18 +6,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch.utils.data import SequentialSampler
-
 from lightning_diag.measure.base import CallMeasure, LossCall
 from lightning_diag.measure.batch_samples import Samples
 from lightning_diag.measure.examples import Example, ExampleMeasure, Look, examples, look, worst
-from lightning_diag.measure.sample_loss import SampleLosses
+from lightning_diag.measure.gathered import Batch, Found, Gathered
+from lightning_diag.measure.order import straight_order_of
+from lightning_diag.measure.sample_loss import SampleLosses, sample_losses
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.monitors.base import Digest, Monitor, summarised
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.observer import Note, Stage
 from lightning_diag.probe.probe import Probe
 from lightning_diag.probe.run import Run
+from lightning_diag.probe.validation import validation_orders
 
 _KEPT = 16
 """Our choice: examples of a loss that are kept, a screen of them."""
@@ -31,6 +32,10 @@ _PLACES = 4
 _LEAST_STEPS, _SHARE = 64, 8
 """Our choice: what is shown is renewed after 64 steps, or an eighth of the steps so far: it takes
 milliseconds to write."""
+_NAMES = {"train": "example/worst", "validation": "example/worst_validation"}
+"""What the history shows, by stage."""
+_OfRanks = Mapping[str, Sequence[Found]]
+"""Samples looked at and worst examples of each rank, by loss call."""
 
 
 class _Found(NamedTuple):
@@ -44,14 +49,20 @@ class _Found(NamedTuple):
 
 
 class WorstExamples(Monitor):
-    """Keep the training samples with the highest loss: what the model is most wrong about (W13).
+    """Keep the samples with the highest loss: what the model is most wrong about (W13).
 
-    Confident mistakes are often wrong labels, broken files or a bug in the preprocessing. Samples
-    are those of watched training steps in the newest half of the run, at most 32 looks, as they
-    entered the model, so augmented and normalised. Of each the loss, target, prediction with its
-    probability, where it stood in its batch, its index in the data set (if the batch carries it as
-    ``index``, ``idx`` or ``id``, or the data are read in order on one rank), and a picture of at
-    most 32 x 32 pixels or its first 8 numbers. Validation is not watched, so nothing is run twice.
+    Confident mistakes are often wrong labels, broken files or a bug in the preprocessing. Of
+    training these are samples of watched steps in the newest half of the run, at most 32 looks; of
+    validation those of the newest that was watched. They are kept as they entered the model, so
+    augmented and normalised. Of each the loss, target, prediction with its probability, where it
+    stood in its batch, its index in the data set (if the batch carries it as ``index``, ``idx`` or
+    ``id``, or the data are read in order), and a picture of at most 32 x 32 pixels or its first 8
+    numbers. Nothing is run twice.
+
+    A validation is watched as a whole, or at 64 of its batches, evenly spread and others the next
+    time. After the first one there are 16 training steps to each batch that is watched, so short
+    intervals between validations leave some out; the last one is watched, where the length of the
+    run tells that it is. Sanity checking is not. What a distributed sampler repeats counts once.
 
     Seen are cross-entropy (also per pixel or token, and of soft labels), negative log-likelihood,
     both binary cross-entropies, and squared, absolute, smooth and Huber distances; weights and
@@ -68,15 +79,16 @@ class WorstExamples(Monitor):
 
     Logs:
         Nothing to loggers. The history gets ``example/worst_loss`` and ``example/mean_loss``, and
-        shows ``example/worst``, see docs/history.md: while the run goes on where one process
-        trains, and at the end of epochs and validations, when ranks are joined.
+        shows ``example/worst`` and ``example/worst_validation``, see docs/history.md: while the run
+        goes on where one process trains, and at the end of epochs and validations, when ranks are
+        joined.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Cost:
-        The loss once more, a sort of it and a copy of eight samples, on one step in 31: about a
-        millisecond on a CPU.
+        The loss once more, a sort of it and a copy of eight samples, on one step in 31, and of 16
+        on watched batches of validations: about a millisecond each on a CPU.
 
     Example:
         >>> WorstExamples(pictures=False).pictures
@@ -113,6 +125,9 @@ class WorstExamples(Monitor):
         self._looked = -1
         self._is_new = False
         self._window: deque[_Found] = deque(maxlen=_LOOKS)
+        self._valid: Batch | None = None
+        self._gathered: Gathered | None = None
+        self._validated_at = 0
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
@@ -174,15 +189,34 @@ class WorstExamples(Monitor):
         if one["index"] is not None or run is None or run.ranks > 1:
             known: int | None = one["index"]
             return known
-        loader = run.trainer.train_dataloader
-        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-        size = getattr(loader, "batch_size", None)
-        is_ordered = type(sampler) is SequentialSampler and isinstance(size, int)
-        return one["batch"] * size + one["sample"] if is_ordered else None
+        order = straight_order_of(run.trainer.train_dataloader)
+        return None if order is None else order.index_of(one["batch"], one["sample"])
+
+    # -- a watched batch of a validation -----------------------------------------------------
+
+    def validation_started(self, batch: Any, batch_idx: int, loader: int, step: int) -> None:
+        """See `Observer.validation_started`."""
+        self._valid, self._validated_at = Batch(batch_idx, loader, Samples(batch)), step
+        if self._gathered is None:
+            self._gathered = Gathered(_KEPT, _PLACES, with_content=self.pictures)
+
+    def validation_loss(self, call: LossCall) -> None:
+        """See `Observer.validation_loss`."""
+        found = sample_losses(call)
+        if found is not None and self._valid is not None and self._gathered is not None:
+            self._gathered.add(call, found, self._valid)
+
+    def _validated(self, run: Run) -> tuple[int, dict[str, Found]] | None:
+        """Return the step and what was found of a validation, by loss call; None if unwatched."""
+        gathered, self._gathered, self._valid = self._gathered, None, None
+        if gathered is None:
+            return None
+        facts = {"step": self._validated_at, "rank": int(run.trainer.global_rank)}
+        return self._validated_at, gathered.told(validation_orders(run.trainer), facts)
 
     # -- what is shown -----------------------------------------------------------------------
 
-    def _worst(self) -> dict[str, tuple[int, list[Example]]]:
+    def _worst(self) -> dict[str, Found]:
         """Return samples looked at and worst examples of this rank, by loss call."""
         recent = [found for found in self._window if 2 * found.step >= self._looked]
         return {
@@ -195,28 +229,43 @@ class WorstExamples(Monitor):
 
     def note(self, stage: Stage) -> Any:
         """See `Observer.note`."""
-        if self._run is None or not self._is_new:
+        if self._run is None:
             return None
+        found: dict[str, Any] = {}
         is_last = stage == "epoch" and _ends(self._run.trainer)
-        return self._worst() if is_last or self._looked >= self._show_next else None
+        if self._is_new and (is_last or self._looked >= self._show_next):
+            found["train"] = self._worst()
+        validated = self._validated(self._run) if stage == "validation" else None
+        if validated is not None:
+            found["validation"] = validated
+        return found or None
 
     def noted(self, stage: Stage, of_ranks: Sequence[Any]) -> Note:
         """See `Observer.noted`."""
-        places = dict.fromkeys(place for rank in of_ranks for place in rank)
-        self._show({p: [rank[p] for rank in of_ranks if p in rank] for p in places})
-        return Note()
+        trained = [rank["train"] for rank in of_ranks if "train" in rank]
+        if trained:
+            self._show(_by_place(trained))
+        validated = [rank["validation"] for rank in of_ranks if "validation" in rank]
+        if not validated:
+            return Note()
+        places = _by_place([found for _, found in validated])
+        self._enter("validation", max(step for step, _ in validated), places)
+        return Note(meta={"examples": {"validation": list(places)}})
 
-    def _show(self, of_ranks: Mapping[str, Sequence[tuple[int, list[Example]]]]) -> None:
-        """Enter the worst examples of all ranks in the history."""
+    def _show(self, of_ranks: _OfRanks) -> None:
+        """Enter the worst examples of training in the history."""
+        self._enter("train", self._looked, of_ranks)
+        self._is_new = False
+        self._show_next = self._looked + max(_LEAST_STEPS, self._looked // _SHARE)
+
+    def _enter(self, stage: str, step: int, of_ranks: _OfRanks) -> None:
         history = None if self._run is None else Probe.of(self._run.trainer).history
         for place, parts in of_ranks.items():
             found = worst([one for _, examples_of in parts for one in examples_of], _KEPT)
             if history is not None and found:
                 samples = sum(count for count, _ in parts)
-                content = {"stage": "train", "samples": samples, "examples": found}
-                history.show("example/worst", place, self._looked, content)
-        self._is_new = False
-        self._show_next = self._looked + max(_LEAST_STEPS, self._looked // _SHARE)
+                content = {"stage": stage, "samples": samples, "examples": found}
+                history.show(_NAMES[stage], place, step, content)
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
@@ -230,7 +279,13 @@ class WorstExamples(Monitor):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run and its samples behind."""
         state = {**super().__getstate__(), "_run": None, "_batch": None}
+        state.update(_valid=None, _gathered=None)
         return {**state, "_looks": [], "_told": [], "_window": deque(maxlen=_LOOKS)}
+
+
+def _by_place(of_ranks: Sequence[dict[str, Found]]) -> _OfRanks:
+    places = dict.fromkeys(place for rank in of_ranks for place in rank)
+    return {place: [rank[place] for rank in of_ranks if place in rank] for place in places}
 
 
 def _ends(trainer: Any) -> bool:

@@ -10,9 +10,10 @@ import torch
 CompiledModels = Literal["eager", "leave"]
 """What a watched step does with compiled modules.
 
-``eager``: run them eagerly, so that the calls inside are seen. Rounding then differs from the
-compiled step's, dropout draws from eager's random stream, and the step takes the memory and time
-that an eager one takes; the compiled graph is used again afterwards, without recompiling.
+``eager``: run them eagerly, also in watched batches of validations, so that the calls inside are
+seen. Rounding then differs from the compiled step's, dropout draws from eager's random stream, and
+the step takes the memory and time that an eager one takes; the compiled graph is used again
+afterwards, without recompiling.
 ``leave``: run them compiled; the calls inside are not observed, gradients and updates are.
 """
 

@@ -24,6 +24,7 @@ from lightning_diag.probe.run import Run
 from lightning_diag.probe.schedule import Kind, Times, overhead
 from lightning_diag.probe.steps import OptimizerSteps
 from lightning_diag.probe.timing import StepTimer, charged
+from lightning_diag.probe.validation import ValidationWatch, affordable
 from lightning_diag.probe.waiting import FetchTimer
 from lightning_diag.probe.watch import CallWatch
 from lightning_diag.probe.writer import Cost, Writer
@@ -79,6 +80,9 @@ class Fit:
             for observer in self._observers
             if type(observer).batch_started is not Observer.batch_started
         ]
+        self._attaching = [
+            observer for observer in self._observers if type(observer).let_go is not Observer.let_go
+        ]
         self._notes = NoteTaker(self._observers, self.guard, self._tally)
         self._owners: dict[int, Observer] = {}
         self._measures: list[CallMeasure] = []
@@ -87,7 +91,17 @@ class Fit:
                 self._owners[id(measure)] = observer
                 self._measures.append(measure)
         self._eager = EagerStep(watchers[0].compiled_models)
-        self._watch = CallWatch(trained_modules(run.module), self._measures, self._sink, self._look)
+        modules = trained_modules(run.module)
+        self._watch = CallWatch(modules, self._measures, self._sink, self._look)
+        self._validation = ValidationWatch(
+            run,
+            modules,
+            self._observers,
+            guard=self.guard,
+            eager=self._eager,
+            clock=clock_for(run.device),
+            state=state.get("validation", {}),
+        )
         self.recorder = open_recorder(run, watchers, state, self._tally, self._steps)
         self._writer = Writer(
             run,
@@ -195,18 +209,26 @@ class Fit:
             self._in_window = False
 
     def validation_start(self) -> None:
-        """Leave what follows out of the time that training takes."""
+        """Leave what follows out of the time that training takes, and decide whether to watch."""
         self._fetches.interrupt()
+        can = affordable(self._budget, self._steps, self._watched, self._times, self._extra)
+        self._validation.begin(self._steps, affordable=can)
 
-    def validation_batch(self, batch: Any, batch_idx: int) -> None:
-        """Show one of the first batches of a validation."""
-        if batch_idx < _VALIDATION_BATCHES:
+    def validation_batch(self, batch: Any, batch_idx: int, loader: int) -> None:
+        """Show one of the first batches of the first loader, and watch the losses of some."""
+        if batch_idx < _VALIDATION_BATCHES and loader == 0:
             with torch.no_grad():
                 for observer in self._observers:
                     self.guard.run(observer, observer.validation_batch, batch, batch_idx)
+        self._validation.batch_start(batch, batch_idx, loader)
+
+    def validation_batch_end(self) -> None:
+        """Look away from a batch of a validation."""
+        self._validation.batch_end()
 
     def validation_end(self) -> None:
         """Enter the numbers of a validation, and ask again what they mean."""
+        self.charge(self._validation.end())
         self._take_notes("validation")
 
     def epoch_noted(self) -> None:
@@ -233,6 +255,7 @@ class Fit:
     def detach(self) -> None:
         """Leave nothing attached, whatever happened."""
         self._fetches.detach()
+        self._validation.let_go()
         self._let_go()
         self._optimizers.let_go()
         self._tally.drop()
@@ -242,6 +265,8 @@ class Fit:
     def _let_go(self) -> None:
         self._watch.stop()
         self._eager.stop()
+        for observer in self._attaching:
+            observer.let_go()
 
     def _look(
         self, measure: CallMeasure, observe: Callable[[Call], Columns | None], call: Call
@@ -254,7 +279,8 @@ class Fit:
 
     def _loss(self, outputs: Any) -> Tensor | None:
         """Return the loss of a micro-batch; Lightning has divided it by the accumulation."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        is_mapping = type(outputs) is dict or isinstance(outputs, Mapping)  # the first is faster
+        loss = outputs.get("loss") if is_mapping else outputs
         if not isinstance(loss, Tensor):
             return None
         if loss.requires_grad:
@@ -340,5 +366,6 @@ class Fit:
             "counts": list(self._optimizers.counts),
             "seconds": self._seconds(),
             "extra": self._charged,
+            "validation": self._validation.state_dict(),
             "folder": None if folder is None else str(folder),
         }

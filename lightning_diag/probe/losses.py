@@ -37,14 +37,24 @@ _DEPTH = 8
 """Our choice: nobody reshapes an output more often."""
 
 
-def loss_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LossCall | None:
+def loss_call(
+    function: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, trained: bool = True
+) -> LossCall | None:
     """Read a call of a loss function; None if nothing is trained by it, or cannot be read.
 
-    A loss of detached tensors is there to be looked at by its caller. Of several embeddings or
-    scores that are compared, the first that is trained stands for all, and there is no target.
+    In training a loss of detached tensors is there to be looked at by its caller. Of several
+    embeddings or scores that are compared, the first that is trained stands for all, and there is
+    no target.
+
+    Args:
+        function: Its name.
+        args: What it was given.
+        kwargs: What it was given by name.
+        trained: Whether the prediction must have a gradient, which in validation none has.
     """
     given = [argument(function, name, args, kwargs) for name in OPERANDS.get(function, ("input",))]
-    prediction = next((x for x in given if isinstance(x, Tensor) and x.requires_grad), None)
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    prediction = next((x for x in tensors if x.requires_grad or not trained), None)
     if function in OPERANDS:
         target = torch.empty(0, device="cpu")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from lightning_diag.measure.base import CallMeasure
+from lightning_diag.measure.base import CallMeasure, LossCall
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.probe.eager import CompiledModels
 from lightning_diag.probe.run import OptimizerStep, Run
@@ -73,6 +73,18 @@ class Observer:
     def validation_batch(self, batch: Any, batch_idx: int) -> None:
         """Look at one of the first batches of a validation, of the first loader if several."""
 
+    def validation_started(self, batch: Any, batch_idx: int, loader: int, step: int) -> None:
+        """Look at a watched batch of a validation, of any loader, before the forward pass.
+
+        `step` is the optimizer step that was taken last.
+        """
+
+    def validation_loss(self, call: LossCall) -> None:
+        """Look at a call of a loss function in such a batch; nothing in it has a gradient.
+
+        Whoever overrides this has such batches watched: see `ValidationWatch`.
+        """
+
     def note(self, stage: Stage) -> Any:
         """Return what this rank has to say of an epoch or a validation that has ended.
 
@@ -95,6 +107,9 @@ class Observer:
 
     def batch_ended(self, loss: Tensor | None, stepped: bool) -> None:  # noqa: FBT001
         """Take note of a micro-batch; called for every batch, watched or not: keep it cheap."""
+
+    def let_go(self) -> None:
+        """Detach what was attached to the model for a micro-batch. May be called at any time."""
 
     def collect(self, tally: Tally) -> None:
         """Add what was noted since the last watched step, just before ranks join."""

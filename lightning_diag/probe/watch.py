@@ -17,7 +17,7 @@ from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from lightning_diag.measure.base import Call, CallMeasure, Columns
+from lightning_diag.measure.base import Call, CallMeasure, Columns, LossCall
 from lightning_diag.measure.moments import MomentsCache
 from lightning_diag.probe.functions import UNITS_LAST, Function, lookup
 from lightning_diag.probe.losses import loss_call
@@ -148,10 +148,10 @@ class CallWatch(TorchFunctionMode):
         self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
         x = args[0] if args else kwargs.get(function.given)
-        if not isinstance(x, Tensor) or not _readable(x) or not _trains():
+        if not isinstance(x, Tensor) or not is_readable(x) or not _trains():
             return None
         if function.kind == "loss":
-            return self._loss_call(function, args, kwargs)
+            return self._named(function, loss_call(function.name, args, kwargs))
         place = self._place(function)
         if place is None:
             return None
@@ -163,10 +163,8 @@ class CallWatch(TorchFunctionMode):
             unit_dim = self._units.of(x)
         return Call(place, function.name, function.kind, unit_dim, x, None, self._cache)
 
-    def _loss_call(
-        self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Call | None:
-        call = loss_call(function.name, args, kwargs)
+    def _named(self, function: Function, call: LossCall | None) -> LossCall | None:
+        """Give a call of a loss function its place; None within a metric."""
         place = None if call is None else self._place(function)
         if call is None or place is None:
             return None
@@ -234,13 +232,18 @@ def running_module(modules: Mapping[int, str]) -> nn.Module | None:
     return None
 
 
-def _readable(x: Tensor) -> bool:
-    """Whether statistics of `x` can be taken: plain, dense values, that stand somewhere."""
+def is_readable(x: Tensor, *, inference: bool = False) -> bool:
+    """Whether statistics of `x` can be taken: plain, dense values, that stand somewhere.
+
+    Args:
+        x: Any tensor.
+        inference: Whether it may have been made in inference mode, as validation's are.
+    """
     if type(x) is not Tensor and type(x) is not nn.Parameter:
         return False
     if not (x.is_floating_point() or x.is_complex()) or x.device.type == "meta":
         return False
-    if x.layout is not torch.strided or x.is_nested or x.is_inference():
+    if x.layout is not torch.strided or x.is_nested or (x.is_inference() and not inference):
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 

@@ -153,9 +153,22 @@ class Watcher(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show the first batches to those who compare them with training's."""
-        if self._fit is not None and dataloader_idx == 0:
-            self._fit.validation_batch(batch, batch_idx)
+        """Show the first batches to those who compare them with training's; watch some losses."""
+        if self._fit is not None:
+            self._fit.validation_batch(batch, batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(  # noqa: PLR0917  # the arguments are Lightning's
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: StepOutput | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look away."""
+        if self._fit is not None:
+            self._fit.validation_batch_end()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter what validation logged, and judge again."""

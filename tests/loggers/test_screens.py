@@ -161,6 +161,17 @@ def test_examples_and_filters_become_rows_and_pictures() -> None:
     assert shown.rows[1][1] is None
     assert shown.images[1] is None
     assert shown.images[0] is not None
+    assert shown.rows[0][shown.columns.index("stage")] == "train"
+    content = {"stage": "validation", "samples": 8, "examples": [{"loss": 2.0, "loader": 1}]}
+    found.show("example/worst_validation", "cross_entropy#0", 5, content)
+    both = worst_examples(found)
+    assert both is not None
+    columns = [both.columns.index(name) for name in ("stage", "loader", "loss")]
+    assert [[row[i] for i in columns] for row in both.rows] == [
+        ["train", None, 9.5],
+        ["train", None, 1.0],
+        ["validation", 1, 2.0],
+    ]
     assert opened(shown.images[0]).getpixel((0, 0)) == (0, 0, 0)
     found.show("filter/pixels", "net.0.weight", 0, {"shape": [1, 1, 2, 1], "pixels": "AP8="})
     assert list(filter_images(found)) == ["net.0.weight"]

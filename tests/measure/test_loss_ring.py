@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import Classifier, data, trainer
 from torch import Tensor
 
 from lightning_diag import Doctor
 from lightning_diag._compat import Callback
 from lightning_diag.measure.loss_ring import LossRing
-from tests.runs import Classifier, data, trainer
 
 SLOTS = 5
 STEPS = st.lists(st.lists(st.floats(-1e3, 1e3), max_size=3), max_size=14)

@@ -30,9 +30,15 @@ from lightning_diag.measure.histogram import HistogramMeasure
 from lightning_diag.measure.input import FeatureMeasure, InputMeasure
 from lightning_diag.measure.losses import INDEX_LOSSES
 from lightning_diag.measure.noise import GradientPairMeasure, sample
+from lightning_diag.measure.noise_scale import (
+    NoiseScaleMeasure,
+    SplitMeasure,
+    spread_square_sum,
+)
 from lightning_diag.measure.output import PredictionMeasure
 from lightning_diag.measure.replica import ReplicaMeasure
 from lightning_diag.measure.samples import SampleSpreadMeasure
+from lightning_diag.measure.split import PartWatch
 from lightning_diag.measure.target import SpreadMeasure, TargetMeasure
 from lightning_diag.measure.update import UpdateMeasure
 from lightning_diag.measure.weight import (
@@ -66,6 +72,9 @@ MEASURES: list[Measure] = [
     FilterMeasure(),
     ReplicaMeasure(),
     GradientPairMeasure(),
+    NoiseScaleMeasure(),
+    SplitMeasure(),
+    PartWatch(),
     BatchNormMeasure(lambda place: None, lambda place: NORM_STEP),
 ]
 # In the table of the docs, and made by monitors from the numbers of measures or of the trainer.
@@ -160,6 +169,9 @@ def observed(measure: Measure, x: Tensor) -> Iterator[Columns | None]:
     elif isinstance(measure, GradientPairMeasure):
         pair = sample([x])
         yield None if pair is None else measure.observe(pair.clone(), pair)
+    elif isinstance(measure, NoiseScaleMeasure):
+        square = spread_square_sum(x)
+        yield measure.observe([square, square], [4.0, 8.0], square * 3, device=x.device)
     elif isinstance(measure, FilterMeasure):
         yield measure.observe(kernels(x)) if x.dim() == 4 else None
     elif isinstance(measure, CallMeasure):

@@ -245,15 +245,14 @@ def test_each_loss_call_has_its_own_examples() -> None:
 
 
 class Logged(Noted):
-    """Validates, with a loss call that is not watched."""
+    """Validates, with a loss call."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
         self.log("val_loss", functional.cross_entropy(self.net(x), y))
 
 
-def test_validation_is_not_watched() -> None:
-    """Its samples are not told; nothing is run twice for them."""
+def test_validation_changes_nothing_of_what_is_told_of_training() -> None:
 
     class Both(pl.LightningDataModule):
         def train_dataloader(self) -> Any:

@@ -13,7 +13,7 @@ from lightning_diag.history import History
 from lightning_diag.record import Record
 from lightning_diag.report.payload.histograms import MOST_PLACES, MOST_STEPS, histogram_rows
 from lightning_diag.report.payload.layers import Tree
-from lightning_diag.report.payload.pictures import MOST_LOOKS, examples, filters
+from lightning_diag.report.payload.pictures import MOST_LOOKS, examples, filters, unseen
 from lightning_diag.report.payload.png import data_uri
 
 
@@ -88,6 +88,33 @@ def test_worst_examples_have_picture_target_prediction_and_loss() -> None:
     told = ("place", "stage", "samples", "loss", "target", "prediction", "index")
     assert [shown[key] for key in told] == ["cross_entropy#0", "validation", 64, "inf", 3, 5, 17]
     assert pixels_of(shown["image"]) == ((2, 1), [(1, 2, 3), (4, 5, 6)])
+
+
+def test_examples_of_validation_come_after_those_of_training_with_their_loader() -> None:
+    """W13: each by its stage, also where both have the same loss call."""
+    history = History()
+    for name, stage in (("worst_validation", "validation"), ("worst", "train")):
+        one = {"loss": 2.5, "index": 3, "loader": 1 if stage == "validation" else None}
+        content = {"stage": stage, "samples": 9, "examples": [one]}
+        history.show(f"example/{name}", "cross_entropy#0", 4, content)
+    shown = [(each["stage"], each["loader"]) for each in examples(history)]
+    assert shown == [("train", None), ("validation", 1)]
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({}, []),
+        ({"examples": {"validation": ["mse_loss#0"]}}, []),
+        ({"examples": {"validation": []}}, ["validation"]),
+        ({"examples": "broken"}, []),
+    ],
+)
+def test_a_stage_without_a_loss_of_samples_is_told(meta: Any, expected: list[str]) -> None:
+    """Not observed, never none; files from before that do not say are read all the same."""
+    history = History()
+    history.update_meta(meta)
+    assert unseen(history) == expected
 
 
 @pytest.mark.parametrize(

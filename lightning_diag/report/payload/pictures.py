@@ -82,7 +82,7 @@ def _pixels(seen: Any) -> tuple[bytes | None, list[int]]:
 def examples(history: History) -> list[dict[str, Any]]:
     """Return the examples with the largest loss of the newest look, worst first.
 
-    [] where none were kept.
+    Those of training come before those of validation, as `stage` tells; [] where none were kept.
     """
     return [
         {
@@ -92,12 +92,20 @@ def examples(history: History) -> list[dict[str, Any]]:
             "image": _image(example),
             **{key: _plain(example.get(key)) for key in _FIELDS},
         }
-        for place, looks in list(history.shown("example/worst").items())[:MOST_LOSSES]
+        for name in ("example/worst", "example/worst_validation")
+        for place, looks in list(history.shown(name).items())[:MOST_LOSSES]
         for seen in [looks[-1][1]]
         if isinstance(seen, Mapping)
         for example in seen.get("examples") or ()
         if isinstance(example, Mapping)
     ]
+
+
+def unseen(history: History) -> list[str]:
+    """Return the stages that were watched, and in which no loss of samples was seen."""
+    stages = history.meta.get("examples")
+    known = stages if isinstance(stages, Mapping) else {}
+    return [str(stage) for stage, places in known.items() if not places]
 
 
 _FIELDS = (
@@ -111,6 +119,7 @@ _FIELDS = (
     "batch",
     "sample",
     "rank",
+    "loader",
     "numbers",
     "position",
 )

@@ -21,7 +21,8 @@ function filterWords(filter) {
   const number = all > shown ? `${shown} of ${count(all, "filter")}` : count(all ?? 0, "filter");
   const limits = numbers(filter.limit);
   const limit = limits[limits.length - 1];
-  return `${all ? number + kernel : ""}${finite(limit) ? `; grey is 0, white ${write(limit)}` : ""}`;
+  const grey = limit === 0 ? "; all weights are 0" : finite(limit) ? `; grey is 0, white ${write(limit)}` : "";
+  return `${all ? number + kernel : ""}${grey}`;
 }
 
 function filterCard(filter) {
@@ -59,17 +60,27 @@ function examplesSection(section) {
   if (!all.length) return;
   section.append(h("p", { class: "quiet" },
     "Samples with the largest loss. Look for wrong labels, broken pictures and rare kinds."));
-  for (const place of new Set(all.map((example) => example.place))) {
-    const mine = all.filter((example) => example.place === place);
-    const { samples, stage } = mine[0];
-    const among = samples ? `The worst of ${count(samples, "sample")} of ${stage === "train" ? "training" : plain(stage)}` : "";
+  const groups = new Map();
+  for (const example of all) {
+    const key = JSON.stringify([example.stage, example.place]);
+    groups.set(key, [...groups.get(key) ?? [], example]);
+  }
+  for (const mine of groups.values()) {
+    const { place, samples, stage } = mine[0];
+    const among = samples ? `The worst of ${count(samples, "sample")} of ${stageName(stage)}` : "";
     const at = place ? `${among ? `${among}, by` : "By"} ` : among;
     section.append(
       at ? h("p", { class: "quiet" }, at, place ? h("code", {}, plain(place)) : "", ".") : "",
       h("ol", { class: "examples" }, mine.map(exampleCard)),
     );
   }
+  for (const stage of run.unseen ?? []) {
+    section.append(h("p", { class: "quiet" },
+      `Not observed in ${stageName(stage)}: it called no loss function of torch that has a loss for each sample.`));
+  }
 }
+
+const stageName = (stage) => (stage === "train" ? "training" : plain(stage));
 
 function exampleCard(example) {
   const name = sampleName(example);
@@ -91,10 +102,11 @@ function exampleCard(example) {
 }
 
 /** Name a sample by its index in the data, or by where in which batch it was. */
-function sampleName({ index, batch, sample, rank }) {
-  if (finite(index)) return grouped(index);
+function sampleName({ index, batch, sample, rank, loader }) {
+  const data = finite(loader) ? ` of data set ${loader}` : "";
+  if (finite(index)) return `${grouped(index)}${data}`;
   if (!finite(batch)) return "–";
-  return `${finite(sample) ? `${sample} of ` : ""}batch ${grouped(batch)}${rank ? `, rank ${rank}` : ""}`;
+  return `${finite(sample) ? `${sample} of ` : ""}batch ${grouped(batch)}${data}${rank ? `, rank ${rank}` : ""}`;
 }
 
 /** Write what a sample's label or prediction is, whatever that is. */

@@ -16,6 +16,7 @@ from report_runs import HOSTILE, RUNS, make_finding, make_run
 from rich.console import Console
 from rich.progress import Progress
 
+from lightning_diag.batch_size import suggest_batch_size
 from lightning_diag.finding import Event, Finding
 from lightning_diag.history import History
 from lightning_diag.record import Record
@@ -23,6 +24,7 @@ from lightning_diag.report import coverage, say, summary, write_html
 from lightning_diag.report.axis import Axis, round_step
 from lightning_diag.report.heat import MOST_ROWS, HeatMap, heat_maps
 from lightning_diag.report.html import page, render
+from lightning_diag.report.key_numbers import key_numbers
 from lightning_diag.report.loss import LossChart, loss_chart
 from lightning_diag.report.scale import magnitudes
 from lightning_diag.report.verdict import fold, judge
@@ -233,7 +235,7 @@ def test_many_rules_that_could_not_judge_take_a_few_lines_on_the_terminal() -> N
     history.update_meta({"not_judged": {f"rule-{i}": "no data" for i in range(9)}})
     out = Console(file=io.StringIO(), width=200)
     summary([], history, console=out)
-    assert "rule-2 (no data), and 6 more: see the report" in text_of(out)
+    assert "rule-2 (no data), and 6 more: `lightning-diag report` shows them" in text_of(out)
     assert "rule-8" in "".join(read(render(page(history, []))).text)
 
 
@@ -709,3 +711,22 @@ def test_a_page_from_a_file_equals_the_page_of_the_run(tmp_path: Path) -> None:
         during = render(page(history, history.findings))
     stored = History.open(tmp_path)
     assert render(page(stored, stored.findings)) == during
+
+
+def measured(**numbers: float) -> dict[str, str]:
+    values = {f"noise_scale/{name}": {"": value} for name, value in numbers.items()}
+    history = History()
+    history.append(Record(step=0, values=values))
+    return dict(key_numbers(history))
+
+
+def test_a_measured_noise_scale_is_told_as_what_it_says_of_the_batch_size() -> None:
+    """W15: and only where it was measured; an interval may have no upper end."""
+    assert "Batch size" not in measured()
+    assert "Batch size" not in measured(batch_size=32)
+    known = {"low": 800.0, "high": 1300.0, "batch_size": 32.0}
+    advice = suggest_batch_size(1000.0, 32, low=800.0, high=1300.0)
+    assert measured(samples=1000.0, **known)["Batch size"] == advice.reason
+    assert advice.verdict == "small"
+    open_end = measured(samples=10.0, low=1.0, batch_size=4000.0)["Batch size"]
+    assert open_end == suggest_batch_size(10.0, 4000, low=1.0, high=math.inf).reason

@@ -26,6 +26,8 @@ from torch import Tensor, nn, optim
 
 from lightning_diag import demo
 from lightning_diag.demo.experiments import Experiment
+from lightning_diag.history import History
+from lightning_diag.report.compare import Run, compare, write_page
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -115,6 +117,7 @@ SHOTS = (
     Shot("report-loss", f"deep-sigmoid/{REPORT}", (1100, 1180), act=loss_and_layers),
     Shot("report-tall", f"tall/{REPORT}", (1100, 1130), "dark", layers),
     Shot("report-layer", f"high-learning-rate/{REPORT}", (1100, 860), act=layer),
+    Shot("report-compare", "compare.html", (1000, 1150)),
     Shot("report-pictures", f"high-learning-rate/{REPORT}", (1100, 900), act=pictures),
 )
 
@@ -139,7 +142,9 @@ def take(shot: Shot, folder: Path, out: Path, browser: Browser) -> Path:
     page.close()
     # A palette makes pages of text and flat colours a third as large.
     with Image.open(io.BytesIO(raw)) as picture:
-        picture.convert("RGB").quantize(256, kmeans=3).save(target, optimize=True)
+        # Colours of a few pixels mean something, too: the palette covers all, not the most.
+        palette = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+        palette.save(target, optimize=True)
     return target
 
 
@@ -154,6 +159,16 @@ def train(folder: Path) -> None:
         )
         text = rich.get_console().export_html(theme=SVG_EXPORT_THEME, code_format=TERMINAL)
         (folder / experiment.name / "terminal.html").write_text(text, encoding="utf-8")
+
+
+def compared(folder: Path) -> None:
+    """Write the page that compares a healthy run with one at a high learning rate."""
+    stored = {
+        name: History.open(folder / name / "lightning_diag/history.jsonl")
+        for name in ("healthy", "high-learning-rate")
+    }
+    runs = [Run(name, history, tuple(history.findings)) for name, history in stored.items()]
+    write_page(compare(runs), folder / "compare.html")
 
 
 def main() -> None:
@@ -171,6 +186,7 @@ def main() -> None:
         folder = arguments.runs or Path(scratch)
         if not (folder / "tall").exists():
             train(folder)
+        compared(folder)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             for shot in SHOTS:

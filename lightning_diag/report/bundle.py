@@ -10,14 +10,20 @@ from functools import cache
 from importlib.resources import files
 
 STYLES: tuple[str, ...] = ("templates/report.css",)
-"""Style sheets, joined in this order."""
-SCRIPTS: tuple[str, ...] = (
+"""The report's style sheets, joined in this order."""
+_CHARTS: tuple[str, ...] = (
     "assets/echarts/echarts.min.js",
     "assets/page/base.js",
     "assets/page/axis.js",
     "assets/page/colour.js",
     "assets/page/chart.js",
     "assets/page/lines.js",
+    "assets/page/depth.js",
+    "assets/page/tabs.js",
+    "assets/page/page.js",
+)
+SCRIPTS: tuple[str, ...] = (
+    *_CHARTS,
     "assets/page/tree.js",
     "assets/page/heat.js",
     "assets/page/layers.js",
@@ -27,7 +33,11 @@ SCRIPTS: tuple[str, ...] = (
     "assets/page/layer.js",
     "assets/page/main.js",
 )
-"""Scripts, in the order in which they run."""
+"""The report's scripts, in the order in which they run."""
+COMPARE_STYLES: tuple[str, ...] = (*STYLES, "compare/templates/compare.css")
+"""Those of the page that compares runs."""
+COMPARE_SCRIPTS: tuple[str, ...] = (*_CHARTS, "assets/page/compare.js")
+"""The same."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rich.text import Text
 from lightning_diag.finding import Finding
 from lightning_diag.history import History
 from lightning_diag.report import coverage
+from lightning_diag.report.ending import how_it_ended
 from lightning_diag.report.verdict import Cause, judge
 from lightning_diag.report.words import (
     SIGNS,
@@ -77,7 +78,8 @@ def summary(
         parts += [Text(), *_cause(cause, out)]
     if verdict.causes:
         parts.append(Text())
-    parts.append(Padding(_fields(_footer(history, brief=not verdict.causes)), (0, 0, 0, 2)))
+    footer = _footer(history, brief=not verdict.causes, report=report is not None)
+    parts.append(Padding(_fields(footer), (0, 0, 0, 2)))
     write(out, *parts)
     if report is not None:
         # A path that is wrapped can neither be clicked nor copied.
@@ -194,10 +196,13 @@ def _text(text: str) -> Text:
     return Text.assemble(*parts)
 
 
-def _footer(history: History, *, brief: bool) -> Iterator[tuple[str, str]]:
+def _footer(history: History, *, brief: bool, report: bool) -> Iterator[tuple[str, str]]:
     """Yield what the verdict rests on; in brief for a run without findings."""
     if not len(history):
         return
+    ended = how_it_ended(history)
+    if ended:
+        yield "State", ended
     if not brief:
         steps_seen = count(len(history), "step")
         yield "Watched", f"{steps_seen}: {coverage.watched(history)}"
@@ -210,6 +215,7 @@ def _footer(history: History, *, brief: bool) -> Iterator[tuple[str, str]]:
     ):
         if told:
             parts = [f"{plain(what)} ({plain(why)})" for what, why in told.items()]
-            rest = f", and {len(parts) - 3} more: see the report" if len(parts) > 4 else ""
+            where_else = "see the report" if report else "`lightning-diag report` shows them"
+            rest = f", and {len(parts) - 3} more: {where_else}" if len(parts) > 4 else ""
             yield label, ", ".join(parts[: 3 if rest else 4]) + rest
     yield "Overhead", coverage.overhead(history)

@@ -29,10 +29,14 @@ from lightning_diag.report.words import (
     period,
     plain,
     spans,
+    unbroken,
     where,
 )
 from lightning_diag.rules import DEFAULT_RULES
 from lightning_diag.rules.manual import Manual, manual
+
+_TOLD = ("Steps", "Parameters", "Optimizer")
+"""Facts that stand near the verdict; the model's name is above it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Page:
     """What the charts show."""
     history: History = field(repr=False)
     """The run."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What kind of run it was, in a line."""
+        known = dict(self.facts)
+        return tuple(f"{name} {known[name]}" for name in _TOLD if name in known)
 
     @cached_property
     def loss(self) -> LossChart | None:
@@ -165,6 +175,7 @@ def _templates() -> Environment:
         "origin": origin,
         "period": period,
         "spans": spans,
+        "unbroken": unbroken,
         "where": where,
     }
     return templates

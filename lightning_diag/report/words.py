@@ -38,6 +38,7 @@ SIGNS: dict[Tone, Sign] = {
     "unknown": Sign("○", "?", "NOT OBSERVED", "Nothing can be said", "bold"),
 }
 
+_EXPONENT = re.compile(r"(?<=\d)e-(?=\d)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -70,6 +71,16 @@ def spans(text: str) -> list[tuple[bool, str]]:
     """
     pieces = re.split("`([^`]+)`", text)
     return [(i % 2 == 1, piece) for i, piece in enumerate(pieces) if piece]
+
+
+def unbroken(text: str) -> str:
+    r"""Keep a line from ending within a number.
+
+    Example:
+        >>> unbroken("7.44e-7").encode("ascii", "backslashreplace")
+        b'7.44e\\u20117'
+    """
+    return _EXPONENT.sub("e\u2011", text)
 
 
 def number(value: float) -> str:

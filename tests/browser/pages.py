@@ -17,6 +17,9 @@ from report_runs import HOSTILE, RUNS, make_finding, watched_steps
 from lightning_diag.finding import Finding
 from lightning_diag.history import History
 from lightning_diag.record import Record
+from lightning_diag.report.compare import Run as Compared
+from lightning_diag.report.compare import compare
+from lightning_diag.report.compare.page import render as render_compared
 from lightning_diag.report.html import page, render
 from lightning_diag.report.payload import as_text
 
@@ -120,7 +123,7 @@ def full(names: list[str], last: int = 1000, *, sick: bool = True) -> History:
                 f"{name}/relu#0": _bins(rng, 1 + t) for name in names[:12]
             }
         dense = [
-            (2.3 * math.exp(-3 * s / last) + 0.3) * math.exp(rng.gauss(0, 0.12))
+            (2.3 * math.exp((-3 if sick else -5) * s / last) + 0.3) * math.exp(rng.gauss(0, 0.12))
             + (2.0 if rng.random() < 0.004 else 0)
             for s in range(before + 1, step + 1)
         ]
@@ -216,6 +219,23 @@ PAGES: dict[str, Callable[[], Run]] = {
 }
 
 
+COMPARISONS: dict[str, dict[str, str]] = {
+    "compare-two": {"before": "sick", "after": "well"},
+    "compare-deep": {"before": "deep", "after": "well"},
+    "compare-apart": {"relu": "killed", "sigmoid": "vanished", "never watched": "empty"},
+    "compare-hostile": {HOSTILE: "hostile", "well": "well", "broken": "broken"},
+    "compare-many": {f"run {i}": name for i, name in enumerate((*RUNS, "sick", "brief"))},
+}
+"""Pages that compare runs: what each is called, and which it is."""
+
+
+def compared(name: str) -> str:
+    """Return the page that compares made-up runs."""
+    runs = ((title, *PAGES[run]()) for title, run in COMPARISONS[name].items())
+    found = compare([Compared(title, history, tuple(seen)) for title, history, seen in runs])
+    return render_compared(found)
+
+
 def _waves(length: float) -> Callable[[int, int], int]:
     return lambda x, y: int(128 + 100 * math.sin((x + y * 0.6) / length))
 
@@ -266,5 +286,6 @@ def html_of(name: str, change: Callable[[dict[str, Any]], dict[str, Any]] | None
 def write(folder: Path, name: str) -> Path:
     """Write the page of a made-up run."""
     path = folder / f"{name}.html"
-    path.write_text(html_of(name), encoding="utf-8", newline="\n")
+    text = compared(name) if name in COMPARISONS else html_of(name)
+    path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -53,7 +53,7 @@ def test_all_sections_of_a_full_run_are_there_and_the_page_names_them(open_page:
         "Loss",
         "Layers",
         "Distributions",
-        "Series",
+        "More curves",
         "Filters",
         "Worst examples",
         "What it rests on",

@@ -120,12 +120,12 @@ def test_layers_fold_and_are_found_by_name(open_page: Open) -> None:
     assert rows.count() < 5
     page.get_by_role("button", name="Open all").click()
     assert rows.count() > 300
-    page.get_by_role("searchbox").fill("blocks.41.attention.k")
+    page.get_by_role("searchbox", name="Filter layers by name").fill("blocks.41.attention.k")
     assert rows.last.get_attribute("data-path") == "model.encoder.blocks.41.attention.key"
     assert rows.count() < 8
-    page.get_by_role("searchbox").fill("no such layer")
+    page.get_by_role("searchbox", name="Filter layers by name").fill("no such layer")
     assert page.get_by_text("No layer has this in its name.").is_visible()
-    page.get_by_role("searchbox").fill("")
+    page.get_by_role("searchbox", name="Filter layers by name").fill("")
     page.get_by_role("button", name="Only what findings name").click()
     assert 3 < rows.count() < 15
 
@@ -258,7 +258,70 @@ def test_code_of_the_remedy_is_copied(open_page: Open) -> None:
     button = page.get_by_role("button", name="Copy Trainer(gradient_clip_val=1.0)")
     button.first.click()
     page.get_by_text("Copied").wait_for()
-    field = page.get_by_role("searchbox")
+    field = page.get_by_role("searchbox", name="Filter layers by name")
     field.focus()
     page.keyboard.press("Control+V")
     assert field.input_value() == "Trainer(gradient_clip_val=1.0)"
+
+
+def test_a_curve_is_made_larger_and_small_again(open_page: Open) -> None:
+    opened = open_page("sick")
+    opened.scroll_through()
+    card = opened.page.locator("#series .card").nth(1)
+    button = card.get_by_role("button", name="Larger")
+    small = card.locator(".chart").bounding_box()
+    button.click()
+    opened.settle()
+    large = card.locator(".chart").bounding_box()
+    assert small is not None
+    assert large is not None
+    assert large["height"] == 340 > small["height"]
+    assert large["width"] > 2 * small["width"]
+    canvas = card.locator("canvas").first.bounding_box()
+    assert canvas is not None
+    assert canvas["width"] == pytest.approx(large["width"], abs=1)
+    button.press("Enter")
+    opened.settle()
+    assert card.locator(".chart").bounding_box()["height"] == small["height"]  # type: ignore[index]
+
+
+def test_curves_are_found_by_name(open_page: Open) -> None:
+    opened = open_page("sick")
+    opened.scroll_through()
+    field = opened.page.get_by_role("searchbox", name="Filter curves by name")
+    field.fill("NOISE")
+    titles = opened.page.locator("#series .card:visible b").all_inner_texts()
+    assert titles == ["Gradient noise scale"]
+    field.fill("")
+    assert opened.page.locator("#series .card:visible").count() > 4
+
+
+def test_what_watching_cost_is_folded_apart_from_what_was_watched(open_page: Open) -> None:
+    opened = open_page("sick")
+    opened.scroll_through()
+    cost = opened.page.locator("#series details")
+    assert not cost.locator(".card").first.is_visible()
+    cost.locator("summary").click()
+    opened.settle()
+    assert cost.locator("b").all_inner_texts() == ["Cost of watching"]
+    assert cost.locator("canvas").count() == 1
+
+
+def test_dragging_along_the_depth_zooms_to_layers(open_page: Open) -> None:
+    opened = open_page("deep")
+    opened.scroll_through()
+    chart = opened.page.locator(PROFILE)
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    opened.page.mouse.move(box["x"] + 300, box["y"] + 80)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 400, box["y"] + 80, steps=4)
+    opened.page.mouse.up()
+    opened.settle()
+    shown = "chartOf(document.querySelector('#map-panel > div > .chart')).instance.getOption()"
+    names = opened.page.evaluate(f"{shown}.xAxis[0].data")
+    assert 10 < len(names) < 60
+    assert opened.page.locator("dialog").count() == 0
+    opened.page.get_by_role("button", name="All layers").click()
+    assert len(opened.page.evaluate(f"{shown}.xAxis[0].data")) == 302

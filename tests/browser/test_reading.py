@@ -143,3 +143,61 @@ def test_licences_are_shipped_beside_the_charting_script_and_named_within() -> N
     assert "Apache Software Foundation" in (ASSETS / "NOTICE").read_text(encoding="utf-8")
     head = (ASSETS / "echarts.min.js").read_text(encoding="utf-8")[:6000]
     assert head.count("Redistributions of source code must retain") == 2
+
+
+@pytest.mark.parametrize("name", ["sick", "hostile", "well", "compare-two", "compare-many"])
+def test_headings_never_skip_a_level(open_page: Open, name: str) -> None:
+    """WCAG 1.3.1: who listens to a page finds the way by its headings."""
+    page = open_page(name).page
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map((n) => Number(n.tagName[1]))"
+    )
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+@pytest.mark.parametrize("name", ["sick", "deep", "compare-two"])
+def test_only_what_has_a_role_is_given_a_label(open_page: Open, name: str) -> None:
+    """A label on a bare paragraph is not read out."""
+    opened = open_page(name)
+    opened.scroll_through()
+    bare = opened.page.evaluate(
+        """[...document.querySelectorAll("[aria-label]")]
+          .filter((n) => !n.hasAttribute("role") && ["P", "SPAN", "DIV", "I"].includes(n.tagName))
+          .map((n) => n.outerHTML.slice(0, 80))"""
+    )
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", ["sick", "compare-two"])
+def test_what_can_be_pressed_is_large_enough(open_page: Open, name: str) -> None:
+    """WCAG 2.5.8: 24 pixels either way, links within text apart."""
+    opened = open_page(name, width=390)
+    opened.scroll_through()
+    small = opened.page.evaluate(
+        """[...document.querySelectorAll("main button:not(.pick), main select, .row, summary")]
+          .filter((n) => n.getClientRects().length)
+          .map((n) => [n.getBoundingClientRect(), n])
+          .filter(([box]) => box.height < 23.9 || box.width < 23.9)
+          .map(([box, n]) => `${box.width} ${box.height} ${n.outerHTML.slice(0, 80)}`)"""
+    )
+    assert small == []
+
+
+def test_the_bar_that_stays_on_top_never_covers_what_has_the_focus(open_page: Open) -> None:
+    """WCAG 2.4.11, also for what lies beneath it when the focus comes back to it."""
+    opened = open_page("sick", width=800)
+    opened.scroll_through()
+    tops = opened.page.evaluate(
+        """[...document.querySelectorAll("#layers summary, #series button, #basis [tabindex]")]
+          .filter((node) => node.getClientRects().length)
+          .map((node) => {
+            scrollTo(0, node.getBoundingClientRect().top + scrollY - 10);
+            node.focus();
+            const bar = document.querySelector("#controls").getBoundingClientRect();
+            return node.getBoundingClientRect().top - bar.bottom;
+          })"""
+    )
+    assert len(tops) > 5
+    assert min(tops) >= 0

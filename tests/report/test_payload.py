@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import random
@@ -19,6 +20,7 @@ from report_runs import HOSTILE, RUNS, make_finding, make_run
 from lightning_diag.finding import Finding
 from lightning_diag.history import History
 from lightning_diag.record import Record
+from lightning_diag.report.ending import ending
 from lightning_diag.report.html import page, render
 from lightning_diag.report.payload import State, as_text, payload
 from lightning_diag.report.payload.axis import MOST as MOST_RECORDS
@@ -296,3 +298,69 @@ def test_a_page_of_500_places_and_10_000_records_stays_under_6_mb_and_says_what_
 
 def test_a_small_run_is_shown_in_full() -> None:
     assert drawn(*RUNS["killed"]())["thinned"] == []
+
+
+# --- how it ended ---
+
+
+def _told(trainer: dict[str, Any], ended: str | None, *, running: bool = False) -> str:
+    history = History()
+    history.update_meta({"trainer": trainer} | ({} if ended is None else {"ended": ended}))
+    history.append(Record(0, {}, {"loss/train": [2.0]}))
+    history.append(Record(1499, {}, {"loss/train": [1.0] * 1499}, epoch=2))
+    return ending(history, running=running)
+
+
+def test_a_run_that_ended_as_it_should_is_not_spoken_of() -> None:
+    assert _told({"max_epochs": 8}, "finished") == ""
+    assert ending(History(), running=False) == ""
+
+
+def test_what_ended_a_run_early_is_told_with_how_far_it_came() -> None:
+    assert _told({"max_epochs": 8}, "RuntimeError") == (
+        "The run was ended by RuntimeError at step 1,499, in epoch 3 of 8."
+    )
+    assert _told({"max_steps": 4000, "max_epochs": -1}, "KeyboardInterrupt") == (
+        "The run was stopped by hand at step 1,499 of 4,000."
+    )
+
+
+def test_a_run_that_was_killed_is_told_as_one_that_wrote_no_end() -> None:
+    told = "The run goes on or was killed: it wrote no end, and its last numbers are of step 1,499."
+    assert _told({"max_epochs": -1}, None) == told
+    assert _told({}, "") == told
+    assert _told({}, "", running=True) == "The run goes on; this is as of step 1,499."
+
+
+def test_the_page_says_what_ended_the_run_beside_the_verdict() -> None:
+    history, findings = RUNS["killed"]()
+    history.update_meta({"ended": HOSTILE})
+    text = render(page(history, findings))
+    assert f"ended by {plain(HOSTILE)}" in re.sub(r"&#?\w+;", _unescaped, text)
+    assert text.index("was ended by") < text.index('id="finding-1"')
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return html.unescape(match.group())
+
+
+# --- curves ---
+
+
+def _clipped(coefficient: float) -> list[str]:
+    history = History()
+    for step in range(3):
+        norms = {f"gradient/{name}_norm": {"": 2.0} for name in ("total", "clipped")}
+        own = {"metric/reward": {"": 1.0}, "gradient/clip_coefficient": {"": coefficient}}
+        history.append(Record(step, {**norms, **own}))
+    return list(drawn(history, [])["series"])
+
+
+def test_what_the_run_logged_itself_comes_first() -> None:
+    assert _clipped(0.5)[0] == "metric/reward"
+
+
+def test_curves_of_clipping_are_shown_only_where_something_was_clipped() -> None:
+    both = {"gradient/clipped_norm", "gradient/clip_coefficient"}
+    assert both <= set(_clipped(0.5))
+    assert not both & set(_clipped(1.0))

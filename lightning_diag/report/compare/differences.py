@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History, Series
 from lightning_diag.report.compare.settings import settings
 from lightning_diag.report.key_numbers import level
+from lightning_diag.report.payload.maps import shown_places
 from lightning_diag.report.verdict import Verdict, judge
 from lightning_diag.report.words import number, percent
 
@@ -108,6 +109,8 @@ class Differences:
     """The training loss of each."""
     validation: tuple[Series, ...]
     """The validation loss of each; empty where there is none."""
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    """What was compared."""
 
 
 def compare(runs: Sequence[Run]) -> Differences:
@@ -122,6 +125,7 @@ def compare(runs: Sequence[Run]) -> Differences:
         layers=tuple(table for metric in METRICS if (table := _layers(runs, metric)).rows),
         losses=tuple(run.history.series("loss/train") for run in runs),
         validation=tuple(_validation_loss(run.history) for run in runs),
+        runs=tuple(runs),
     )
 
 
@@ -208,7 +212,7 @@ def _settings(runs: Sequence[Run]) -> Iterator[Row]:
 
 def _layers(runs: Sequence[Run], metric: str) -> LayerTable:
     """Return the places at which the medians over the runs differ most."""
-    medians = [_medians(run.history, metric) for run in runs]
+    medians = [medians_of(run.history, metric) for run in runs]
     is_share = metric in SHARES
     rows = []
     for place in dict.fromkeys(place for known in medians for place in known):
@@ -228,10 +232,10 @@ def _difference(values: Sequence[float], *, is_share: bool) -> float:
     return max(values) / min(values) if min(values) > 0 else math.inf if max(values) > 0 else 1.0
 
 
-def _medians(history: History, metric: str) -> dict[str, float]:
+def medians_of(history: History, metric: str) -> dict[str, float]:
     """Return the median over the run by place; of NaN there is none, and zeros count."""
     found = {}
-    for place in history.places(metric):
+    for place in shown_places(history, metric):
         values = [v for v in history.series(metric, place).values if not math.isnan(v)]
         if values:
             found[place] = median(values)

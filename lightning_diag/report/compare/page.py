@@ -1,42 +1,33 @@
-"""What differs between runs, as one HTML file that needs nothing else: no network, no script."""
+"""What differs between runs, as one HTML file that needs nothing else: no network, no file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from lightning_diag.history import Series
-from lightning_diag.report.axis import Axis, Tick
+from lightning_diag.report.bundle import COMPARE_SCRIPTS, COMPARE_STYLES, bundle
+from lightning_diag.report.compare.chart import chart
 from lightning_diag.report.compare.differences import Differences
-from lightning_diag.report.words import SIGNS, plain
+from lightning_diag.report.compare.payload import payload
+from lightning_diag.report.ending import ending
+from lightning_diag.report.payload import as_text
+from lightning_diag.report.words import SIGNS, Tone, count, listing, plain, spans, unbroken
 
-POINTS = 600
-"""Points of a line (our choice): about one for each column of pixels."""
-LOG_FROM = 50.0
-"""Largest over smallest loss from which the axis is logarithmic, as in the report."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """The losses of all runs in one picture."""
-
-    title: str
-    """What it shows."""
-    lines: tuple[tuple[str, ...], ...]
-    """For each run the pieces of its line, as points; a piece ends where the loss is not finite."""
-    across: tuple[Tick, ...]
-    """Marks of the steps, in percent from the left."""
-    up: tuple[Tick, ...]
-    """Marks of the losses, in percent from the bottom."""
-    is_log: bool
-    """Whether losses are on a logarithmic scale."""
+SETTINGS = 8
+"""Settings that differ and are shown unfolded (our choice): what fits beside the verdicts."""
+_STATES: dict[Tone, str] = {
+    "bad": "broken",
+    "suspect": "worth a look",
+    "note": "with something good to know",
+    "healthy": "without a problem",
+    "unknown": "not watched",
+}
+"""What is said of runs, in a row."""
 
 
 def write_page(found: Differences, path: str | os.PathLike[str]) -> Path:
@@ -54,61 +45,56 @@ def write_page(found: Differences, path: str | os.PathLike[str]) -> Path:
 
 def render(found: Differences) -> str:
     """Return the page as HTML."""
-    loader = PackageLoader("lightning_diag.report.compare")
+    parts = bundle(COMPARE_STYLES, COMPARE_SCRIPTS)
+    # What only some runs have, as the options of one optimizer, says less than what all have.
+    settings = sorted(found.settings, key=lambda row: not all(row.cells))
+    shown = min(SETTINGS, sum(all(row.cells) for row in settings) or SETTINGS)
+    charts = [chart("Training loss", found.losses), chart("Validation loss", found.validation)]
+    return (
+        _templates()
+        .get_template("compare.html.jinja")
+        .render(
+            found=found,
+            headline=headline(found),
+            signs=SIGNS,
+            endings=[ending(run.history, running=False) for run in found.runs],
+            charts=dict(zip(("loss", "validation"), charts, strict=True)),
+            settings=(settings[:shown], settings[shown:]),
+            style=_markup(parts.style),
+            scripts=[_markup(script) for script in parts.scripts],
+            policy=_markup(parts.policy),
+            payload=_markup(as_text(payload(found))),
+        )
+    )
+
+
+def headline(found: Differences) -> str:
+    """Return how many runs are compared, and how they fare."""
+    tones = Counter(verdict.tone for verdict in found.verdicts)
+    told = [f"{n} {_STATES[tone]}" for tone in SIGNS if (n := tones[tone])]
+    return f"{count(len(found.names), 'run')} compared: {listing(told, most=len(told))}"
+
+
+@cache
+def _templates() -> Environment:
+    """Return what compiles the template, once for a process."""
     templates = Environment(
-        loader=loader,
+        loader=PackageLoader("lightning_diag.report.compare"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    source, _, _ = loader.get_source(templates, "compare.css")
-    style = f"\n{source}\n"
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    charts = [chart("Training loss", found.losses), chart("Validation loss", found.validation)]
-    return templates.get_template("compare.html.jinja").render(
-        found=found,
-        signs=SIGNS,
-        charts=[one for one in charts if one is not None],
-        style=style,
-        style_hash=digest,
-    )
+    templates.filters |= {"spans": spans, "unbroken": unbroken}
+    return templates
+
+
+def _markup(text: str) -> Markup:
+    """Mark what this package wrote itself: its files, and JSON without a letter of markup."""
+    return Markup(text)  # noqa: S704  # nothing of a run is in it unescaped
 
 
 def _harmless(value: object) -> object:
     """Pass what the template prints: names come from models and files, markup from the template."""
     return plain(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def chart(title: str, curves: Sequence[Series]) -> Chart | None:
-    """Return the picture of some curves; None when none has a finite number."""
-    finite = [v for curve in curves for v in curve.values if math.isfinite(v)]
-    if not finite:
-        return None
-    is_log = min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM
-    up = Axis.around(min(finite), max(finite), log=is_log)
-    across = Axis.around(0, max(curve.steps[-1] for curve in curves if curve.steps))
-    return Chart(
-        title,
-        tuple(tuple(_pieces(curve, across, up)) for curve in curves),
-        tuple(across.ticks()),
-        tuple(up.ticks()),
-        is_log,
-    )
-
-
-def _pieces(curve: Series, across: Axis, up: Axis) -> Iterator[str]:
-    """Yield the pieces of a line as points: the mean of each share of the steps."""
-    stride = max(1, math.ceil(len(curve.values) / POINTS))
-    points: list[str] = []
-    for i in range(0, len(curve.values), stride):
-        share = curve.values[i : i + stride]
-        if all(map(math.isfinite, share)):
-            value = math.fsum(share) / len(share)
-            points.append(f"{across.at(curve.steps[i])},{100 - up.at(value):.2f}")
-        elif points:
-            yield " ".join(points)
-            points = []
-    if points:
-        yield " ".join(points)

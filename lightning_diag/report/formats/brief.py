@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_diag.finding import Finding
 from lightning_diag.report import coverage, words
+from lightning_diag.report.ending import how_it_ended
 from lightning_diag.report.formats.subject import Judged
 from lightning_diag.report.key_numbers import key_numbers
 from lightning_diag.report.verdict import Cause
@@ -28,7 +29,7 @@ def brief(judged: Judged) -> str:
     verdict = judged.verdict
     head = [
         f"# Training run: {verdict.tone}",
-        _one_line(verdict.sentence),
+        _one_line(f"{verdict.sentence} {how_it_ended(judged.history)}"),
         f"History: `{_name(judged.path)}`",
     ]
     # What closes the summary keeps its share, however much was found.

@@ -76,9 +76,11 @@ class Follower:
 
     def _take(self, line: bytes) -> None:
         try:
-            content = json.loads(line)
+            content = json.loads(line.decode())  # else bytes of UTF-16 would do, too
             if self._end == 0:
                 schema = int(content["schema"])
+                if schema < 1 or len(line) >= _FIRST:
+                    raise ValueError
             else:
                 self.run.take(content)
                 return

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from lightning_diag.finding import Finding
-from lightning_diag.history.text import parse_finding
+from lightning_diag.history.text import parse_finding, parse_meta
 
 _MOST = 4096
 """Points of a trace. Our choice: more than any terminal is wide, so that joined ones look alike."""
@@ -84,8 +84,7 @@ class Now:
         """Its epoch."""
         self.seconds = 0.0
         """Training time up to it."""
-        self.ended = False
-        """Whether the run has said its last word. One that was killed never does."""
+        self._has_closed = False
         self.findings: dict[str, Finding] = {}
         """What was found, by code."""
         self.meta: dict[str, Any] = {}
@@ -94,6 +93,12 @@ class Now:
         """Numbers over the run, by what a reader calls them."""
         self._layout: dict[str, list[str]] = {}
         self._times: deque[tuple[int, float]] = deque(maxlen=_RATE)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has said its last word. One that was killed never does."""
+        # A file that was thinned begins with all that is said of the run, its end as well.
+        return bool(self.meta["ended"]) if "ended" in self.meta else self._has_closed
 
     @property
     def rate(self) -> float | None:
@@ -121,9 +126,9 @@ class Now:
             elif kind == "resume":
                 self._resume(int(content))
             elif kind == "meta":
-                self.meta.update(content)
-                # The diagnosis closes with it; what comes behind is of another fit.
-                self.ended = "not_judged" in content
+                self.meta.update(parse_meta(content))
+                # Earlier versions said no more of an end; what comes behind is of another fit.
+                self._has_closed = "not_judged" in content
 
     def _put(self, name: str, step: int, value: float) -> None:
         self.traces.setdefault(name, Trace()).put(step, value)
@@ -133,7 +138,7 @@ class Now:
         if self.step is not None and step <= self.step:
             self._resume(step)
         self.step, self.epoch = step, int(record["epoch"])
-        self.seconds, self.ended = float(record["seconds"]), False
+        self.seconds, self._has_closed = float(record["seconds"]), False
         self._times.append((step, self.seconds))
         for at, loss in _stretch(record.get("dense", {}).get("loss/train", []), step):
             self._put("Loss", at, loss)
@@ -174,7 +179,7 @@ class Now:
             trace.forget(step)
         self.findings = {c: f for c, f in self.findings.items() if f.steps[0] < step}
         self._times.clear()
-        self.ended = False
+        self._has_closed = False
 
 
 def _stretch(content: Any, step: int) -> list[tuple[int, float]]:

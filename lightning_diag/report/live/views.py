@@ -124,7 +124,7 @@ def picture(follower: Follower, width: int, height: int, *, ascii_only: bool) ->
         ascii_only: Whether the terminal knows no other letters.
     """
     now = follower.run
-    parts: list[RenderableType] = [_cut(text) for text in _head(follower)]
+    parts: list[RenderableType] = [_cut(text) for text in _head(follower, width)]
     rows = [name for name in ROWS if name in now.traces]
     bars = ASCII_BARS if ascii_only else BARS
     for name in rows:
@@ -152,18 +152,31 @@ def _ascii(part: RenderableType) -> RenderableType:
     return plainer
 
 
-def _head(follower: Follower) -> Iterator[Text]:
+def _head(follower: Follower, width: int) -> Iterator[Text]:
     now = follower.run
-    # The path gives way, the state does not: its end says more than its beginning.
-    yield Text.assemble(("lightning_diag  ", "bold"), plain(_short(follower.path)))
+    path, room = plain(_short(follower.path)), width - 16
+    # The end of a path says more than its beginning.
+    path = path if len(path) <= room else f"...{path[len(path) - max(1, room - 3) :]}"
+    yield Text.assemble(("lightning_diag  ", "bold"), path)
     if now.step is None:
         yield Text("No step was watched yet.")
         return
-    state = "ended" if now.ended else "running"
+    state = _ended(str(now.meta.get("ended") or "finished")) if now.ended else "running"
     if not now.ended and follower.age > QUIET:
         state = f"no news for {_duration(follower.age)}: it is busy, or was killed"
     style = "bold" if now.ended else "bold green" if state == "running" else "bold yellow"
     yield Text.assemble((state, style), "  ", "  ".join(_place(now)))
+
+
+def _ended(by: str) -> str:
+    """Say how a run ended.
+
+    Example:
+        >>> _ended("finished"), _ended("KeyboardInterrupt"), _ended("ValueError")
+        ('ended', 'stopped by hand', 'ended by ValueError')
+    """
+    known = {"finished": "ended", "KeyboardInterrupt": "stopped by hand"}
+    return known.get(by, f"ended by {plain(by)}")
 
 
 def _short(path: Path) -> str:

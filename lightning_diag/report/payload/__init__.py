@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History
+from lightning_diag.report.ending import ending
 from lightning_diag.report.payload import pictures
 from lightning_diag.report.payload.axis import axis_of
 from lightning_diag.report.payload.facts import environment, told
@@ -48,6 +49,7 @@ def payload(history: History, verdict: Verdict, *, state: State = "unknown") -> 
         "sentence": verdict.sentence,
         "state": "ended" if ended and state == "unknown" else state,
         "ended": ended,
+        "ending": ending(history, running=state == "running"),
         "axis": axis_of(history),
         "findings": [_finding(i, found, tree) for i, found in enumerate(findings, start=1)],
         "loss": loss_curves(history),
@@ -58,6 +60,7 @@ def payload(history: History, verdict: Verdict, *, state: State = "unknown") -> 
         "gap": gap(history),
         "filters": pictures.filters(history),
         "examples": pictures.examples(history),
+        "unseen": pictures.unseen(history),
         "facts": [list(pair) for pair in told(history)],
         "environment": environment(history),
     }

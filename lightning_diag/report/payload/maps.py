@@ -119,20 +119,29 @@ KINDS = (
 """In the order of the page: from what is learnt to how the signal fares."""
 
 
-def heat_maps(history: History, tree: Tree, wanted: Iterable[str]) -> list[dict[str, Any]]:
+def heat_maps(
+    history: History, tree: Tree, wanted: Iterable[str], *, cells: int = MOST_CELLS
+) -> list[dict[str, Any]]:
     """Return a map of each kind that the history has numbers for.
 
     Args:
         history: The run.
         tree: Its layers.
         wanted: Places that stay where there are too many, such as those of findings.
+        cells: Of all maps together; few columns stay whatever it says.
     """
     asked = set(wanted)
     tables = [(kind, _places(history, kind, asked)) for kind in KINDS]
     rows = sum(len(kept) for _, kept in tables)
-    most = min(MOST_COLUMNS, max(LEAST_COLUMNS, MOST_CELLS // max(rows, 1)))
+    most = min(MOST_COLUMNS, max(LEAST_COLUMNS, cells // max(rows, 1)))
     found = (_map(history, tree, kind, kept, most) for kind, kept in tables if kept)
     return [each for each in found if each is not None]
+
+
+def shown_places(history: History, metric: str) -> list[str]:
+    """Return the places of a metric that say something of layers, in their order."""
+    kind = next((kind for kind in KINDS if kind.metric == metric), None)
+    return history.places(metric) if kind is None else _all_places(history, kind)
 
 
 def _places(history: History, kind: Kind, asked: set[str]) -> list[str]:

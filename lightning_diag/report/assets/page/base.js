@@ -29,6 +29,7 @@ const grouped = (value) => Math.round(value).toString().replace(/\B(?=(\d{3})+$)
 function percent(value) {
   if (!finite(value)) return write(value);
   if (value > 0 && value < 0.001) return "< 0.1%";
+  if (Math.abs(value) >= 100) return `${write(100 * value)}%`;
   return `${Number((100 * value).toFixed(Math.abs(value) >= 0.0995 ? 0 : 1))}%`;
 }
 
@@ -36,6 +37,7 @@ function percent(value) {
 function duration(seconds) {
   if (!finite(seconds)) return write(seconds);
   const size = Math.abs(seconds);
+  if (size > 0 && size < 0.9995) return `${Number((1000 * seconds).toPrecision(3))} ms`;
   if (size < 60) return `${Number(seconds.toPrecision(3))} s`;
   const rest = (size) => (size ? ` ${size}` : "");
   if (size < 3600) {

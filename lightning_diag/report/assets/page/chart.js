@@ -7,7 +7,8 @@ class Chart {
   /**
    * @param {object} parts `height` in pixels; `label()`, the chart in a sentence;
    *   `option(colours, width, paper)`, what ECharts draws; `pick(event)`, what a click does;
-   *   `zooms`, whether dragging across it chooses a part of the run.
+   *   `zooms`, whether dragging across it chooses a part of the run, or `choose(ends)` and
+   *   `all()`, what it does instead with both values across, and what a double click does.
    */
   constructor(parts) {
     this.parts = parts;
@@ -15,7 +16,7 @@ class Chart {
     this.node = h("div", { class: "chart", role: "img" }, this.canvas);
     this.setHeight(parts.height);
     this.node.setAttribute("aria-label", parts.label());
-    if (parts.zooms) zoomByDragging(this);
+    if (parts.zooms) zoomByDragging(this, parts.zooms === true ? zoomsRun : parts.zooms);
     charts.add(this);
     whenSeen.observe(this.node);
     whenSized.observe(this.node);
@@ -86,8 +87,11 @@ const whenSized = new ResizeObserver((entries) => {
 
 const drawAll = () => charts.forEach((chart) => chart.draw());
 
-/** Let a pointer choose a part of the run by dragging across it; a double click shows all again. */
-function zoomByDragging(chart) {
+/** What dragging across a chart of the run does to all of them. */
+const zoomsRun = { choose: (ends) => show(ends.map(stepAt)), all: () => show(null) };
+
+/** Let a pointer choose a part by dragging across it; a double click shows all again. */
+function zoomByDragging(chart, { choose, all }) {
   const { node } = chart;
   const shade = h("div", { class: "selection", hidden: true });
   node.append(shade);
@@ -111,9 +115,9 @@ function zoomByDragging(chart) {
     shade.hidden = true;
     chart.dragged = true;
     setTimeout(() => { chart.dragged = false; });
-    show(ends.map((x) => stepAt(chart.instance.convertFromPixel({ xAxisIndex: 0 }, x))));
+    choose(ends.map((x) => chart.instance.convertFromPixel({ xAxisIndex: 0 }, x)));
   });
-  node.addEventListener("dblclick", () => show(null));
+  node.addEventListener("dblclick", all);
 }
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';

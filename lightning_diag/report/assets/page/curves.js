@@ -58,9 +58,13 @@ function highest(train, step) {
 }
 
 function seriesSection(section) {
-  const shown = Object.values(run.series ?? {}).filter((series) => series.step.length);
-  const cards = [...(run.gap ? [gapCard(run.gap)] : []), ...shown.map(seriesCard)];
-  if (cards.length) section.append(h("div", { class: "cards" }, cards));
+  // The validation loss is in the chart of the loss, and against training's.
+  const told = run.gap && run.loss?.validation ? `validation/${run.loss.validation.name}` : null;
+  const shown = Object.entries(run.series ?? {})
+    .filter(([name, series]) => series.step.length && name !== told);
+  const cards = shown.map(([name, series]) => [name, seriesCard(series)]);
+  if (run.gap) cards.unshift(["", gapCard(run.gap)]);
+  if (cards.length) section.append(...cardsOf(cards));
 }
 
 /** Training against validation loss, at each validation. */

@@ -1,7 +1,7 @@
 "use strict";
 
 /** One metric of all layers over the run: the tree on the left, a row of colours for each. */
-const ROW = 20;
+const ROW = 24;
 const FOOT = 26;
 
 class LayerMap {

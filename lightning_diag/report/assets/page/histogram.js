@@ -53,13 +53,14 @@ function heatOption(histogram, colours, width) {
         const bin = (histogram.high[i] - histogram.low[i]) / counts.length;
         if (!finite(bin)) return;
         const full = Math.max(...counts, 1);
-        const [x, right] = [to.x(onAxis(edges[i])), to.x(onAxis(edges[i + 1]))];
+        const [x, right] = [edges[i], edges[i + 1]].map((edge) => Math.round(to.x(onAxis(edge))));
         counts.forEach((n, k) => {
           if (!n) return;
-          const [bottom, top] = [to.y(histogram.low[i] + k * bin), to.y(histogram.low[i] + (k + 1) * bin)];
+          // Whole pixels, or the ground shines through between neighbours.
+          const [bottom, top] = [k, k + 1].map((edge) => Math.round(to.y(histogram.low[i] + edge * bin)));
           // The square root, so that thin tails are seen beside a peak.
           pen.fillStyle = between(VIRIDIS, Math.sqrt(n / full));
-          pen.fillRect(x, top, Math.max(right - x + 0.3, 1), Math.max(bottom - top + 0.3, 1));
+          pen.fillRect(x, top, Math.max(right - x, 1), Math.max(bottom - top, 1));
         });
       });
     })],

@@ -19,7 +19,7 @@ function layersSection(section) {
   });
   const views = new Map();
   const body = h("div", { id: "map-panel", role: "tabpanel", tabindex: -1 });
-  const parts = { tools: h("div", { class: "tools" }), legend: h("p", { class: "legend", "aria-label": "Legend" }),
+  const parts = { tools: h("div", { class: "tools" }), legend: h("p", { class: "legend", role: "group", "aria-label": "Legend" }),
     guide: h("p", { class: "quiet" }), place: h("div"), slider: h("div", { class: "tools" }), key: h("p", { class: "legend" }), profile: h("div") };
   body.append(parts.guide, parts.tools, parts.legend, parts.place, parts.slider, parts.key, parts.profile);
   let current = null;
@@ -37,7 +37,7 @@ function layersSection(section) {
     body.setAttribute("aria-labelledby", `tab-${maps.indexOf(map)}`);
     parts.guide.textContent = `${map.guide ?? ""} A closed group shows the largest number in it above, and the smallest below.`.trim();
     parts.place.replaceChildren(current.view.node);
-    parts.profile.replaceChildren(current.profile.node);
+    parts.profile.replaceChildren(...[current.profile.tools, current.profile.node].filter(Boolean));
     parts.tools.replaceChildren(
       filterField(state, redraw),
       run.findings.length ? toggle("Only what findings name", state.onlyFound, (on) => { state.onlyFound = on; redraw(); }) : "",
@@ -101,135 +101,37 @@ function stepSlider(map, state, redraw) {
   return h("label", { class: "slider" }, h("span", {}, "Numbers and profile at"), slider, told);
 }
 
-/** Return tabs of which one is chosen, as arrow keys and screen readers expect them. */
-function tabs(titles, panel, choose, label) {
-  const buttons = titles.map((title, i) => h("button", {
-    type: "button",
-    role: "tab",
-    id: `tab-${i}`,
-    "aria-controls": panel,
-    "aria-selected": i === 0,
-    tabindex: i === 0 ? 0 : -1,
-    on: {
-      click: () => {
-        buttons.forEach((button, k) => {
-          button.setAttribute("aria-selected", k === i);
-          button.tabIndex = k === i ? 0 : -1;
-        });
-        buttons[i].scrollIntoView?.({ block: "nearest", inline: "nearest" });
-        choose(i);
-      },
-    },
-  }, title));
-  rove(buttons);
-  return h("div", { class: "tabs", role: "tablist", "aria-label": label }, buttons);
-}
-
 /** Return the chart of a metric along the depth of the model, at the chosen step and the first. */
 function profile(map, state) {
   const write = writer(map.unit);
   const column = (k) => map.values.map((line) => line[k]);
-  const moments = () => {
-    const chosen = chosenStep(map, state);
-    return chosen === 0 ? [0] : [chosen, 0];
-  };
-  const sentences = () => {
-    const values = column(chosenStep(map, state));
-    const step = grouped(map.steps[chosenStep(map, state)]);
-    return `${map.title} along the depth of the model at step ${step}: ${write(values[0])} at `
-      + `${plain(map.places[0])}, ${write(values[values.length - 1])} at ${plain(map.places[values.length - 1])}.`;
-  };
-  return new Chart({
-    height: 210,
-    label: sentences,
-    pick: (event) => { if (event.dataIndex !== undefined) openLayer(layerOf(map, event.dataIndex)); },
-    option: (colours) => {
-      const log = state.log[map.id];
-      const bend = bent(log);
-      const all = map.values.flat().map(bend).filter((value) => value !== null);
-      let [low, high] = all.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-      if (low > high) [low, high] = [0, 1];
-      if (!log && low > 0) low = 0;
-      const room = (high - low) * 0.05 || 1;
-      const ends = [low === 0 && !log ? 0 : low - room, high + room];
-      const values = (log ? logTicks : ticks)(...ends, 5);
-      const few = map.places.length <= 40;
-      return {
-        animation: false,
-        grid: { left: 54, right: 16, top: 12, bottom: 44 },
-        xAxis: {
-          type: "category",
-          data: shortNames(map.places),
-          name: "first layer to last",
-          nameLocation: "middle",
-          nameGap: few ? 30 : 12,
-          nameTextStyle: { color: colours.quiet, fontSize: 11, fontFamily: FONT },
-          axisTick: { show: few, lineStyle: { color: colours.rule } },
-          axisLine: { onZero: false, lineStyle: { color: colours.quiet } },
-          axisLabel: { show: few, color: colours.quiet, fontSize: 11, hideOverlap: true, fontFamily: FONT },
-        },
-        yAxis: axis(colours, ends, values, (v) => write(Number((log ? 10 ** v : v).toPrecision(3)))),
-        tooltip: tooltip(colours, (found) => profileWords(map, moments(), column, found)),
-        series: [...moments().map((k, n) => ({
-          type: "line",
-          data: column(k).map(bend),
-          symbol: n ? "emptyCircle" : "circle",
-          symbolSize: few ? 7 : 3,
-          showSymbol: map.places.length < 200,
-          lineStyle: { color: n ? colours.quiet : colours.line, width: n ? 1.2 : 1.8, type: n ? "dashed" : "solid" },
-          itemStyle: { color: n ? colours.quiet : colours.line },
-          z: n ? 2 : 3,
-          emphasis: { disabled: true },
-        })), notFinite(column(chosenStep(map, state)), ends[1], colours), bandArea(map, log, colours)],
-      };
+  return depthChart({
+    label: () => {
+      const values = column(chosenStep(map, state));
+      const step = grouped(map.steps[chosenStep(map, state)]);
+      return `${map.title} along the depth of the model at step ${step}: ${write(values[0])} at `
+        + `${plain(map.places[0])}, ${write(values[values.length - 1])} at ${plain(map.places[values.length - 1])}.`;
     },
+    places: map.places,
+    write,
+    band: map.band,
+    log: () => state.log[map.id],
+    lines: () => {
+      const chosen = chosenStep(map, state);
+      return (chosen === 0 ? [0] : [chosen, 0]).map((k, n) => (
+        { name: `step ${grouped(map.steps[k])}`, values: column(k), faint: n > 0, dash: n, shape: n ? 4 : 0 }));
+    },
+    // All steps, so that the axis stays as it is while the slider moves.
+    around: (i) => map.values[i],
+    pick: (i) => openLayer(layerOf(map, i)),
   });
-}
-
-/** Return places without what all begin with, and no longer than there is room for. */
-function shortNames(places) {
-  let shared = places[0].lastIndexOf(".") + 1;
-  while (shared > 0 && !places.every((place) => place.startsWith(places[0].slice(0, shared)))) {
-    shared = places[0].lastIndexOf(".", shared - 2) + 1;
-  }
-  const names = places.map((place) => plain(place.slice(shared)));
-  return names.map((name) => (name.length > 20 ? `…${name.slice(-19)}` : name));
-}
-
-/** Mark places whose number is not finite, at the top. */
-function notFinite(values, top, colours) {
-  return {
-    type: "line",
-    data: values.map((value) => (value !== null && !finite(value) ? top : null)),
-    lineStyle: { width: 0 },
-    symbol: "triangle",
-    symbolSize: 10,
-    itemStyle: { color: colours["stripe-a"] },
-    emphasis: { disabled: true },
-    z: 4,
-  };
-}
-
-function bandArea(map, log, colours) {
-  if (!map.band) return { type: "line", data: [] };
-  const bend = bent(log);
-  return { type: "line", data: [], markArea: { silent: true, itemStyle: { color: colours.quiet, opacity: 0.16 },
-    data: [[{ yAxis: bend(map.band[0]) }, { yAxis: bend(map.band[1]) }]] } };
 }
 
 /** Say which line of the profile is of which step. */
 function profileKey(map, state) {
   const key = (style, k) => h("span", { class: "key" }, h("i", { class: `stroke ${style}` }), `step ${grouped(map.steps[k])}`);
   const chosen = chosenStep(map, state);
-  return [key("dash-0 tint-line", chosen), ...(chosen ? [key("dash-5 tint-c5", 0)] : [])];
-}
-
-function profileWords(map, moments, column, found) {
-  if (!found.length) return "";
-  const place = found[0].dataIndex;
-  const write = writer(map.unit);
-  return h("div", { class: "tip" }, h("b", {}, plain(map.places[place])), h("table", {}, moments.map((k) =>
-    h("tr", {}, h("th", {}, `step ${grouped(map.steps[k])}`), h("td", {}, write(column(k)[place]))))));
+  return [h("b", { class: "small" }, "By layer"), key("dash-0 tint-line", chosen), ...(chosen ? [key("dash-5 tint-c5", 0)] : [])];
 }
 
 const layerOf = (map, i) => run.layers[map.layer[i]]?.path ?? map.places[i];

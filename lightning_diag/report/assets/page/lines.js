@@ -28,6 +28,9 @@ function lineChart(plot) {
   });
 }
 
+/** Say where on the axis a point of a line is: of one run its step, of several what they share. */
+const atStep = (value) => (run.runs ? moment(value) : `step ${grouped(value)}`);
+
 /** Return what says a line in words. */
 const sentence = (plot) => (line) => {
   const write = line.right ? plot.writeRight : plot.write;
@@ -35,8 +38,8 @@ const sentence = (plot) => (line) => {
   if (!seen.length) return `${plain(line.name)}: not observed.`;
   const [first, last] = [seen[0], seen[seen.length - 1]];
   const known = seen.filter(([value]) => finite(value));
-  const told = [`${plain(line.name)}: ${write(first[0])} at step ${grouped(line.steps[first[1]])}`];
-  if (last !== first) told.push(`${write(last[0])} at step ${grouped(line.steps[last[1]])}`);
+  const told = [`${plain(line.name)}: ${write(first[0])} at ${atStep(line.steps[first[1]])}`];
+  if (last !== first) told.push(`${write(last[0])} at ${atStep(line.steps[last[1]])}`);
   if (known.length > 2) {
     const [low, high] = known.reduce(([a, b], [v]) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     told.push(`from ${write(low)} to ${write(high)} in all`);
@@ -74,12 +77,19 @@ function around(plot, lines, log) {
   return [low === 0 && !log ? 0 : low - room, high + room];
 }
 
+/** Return what writes the ticks of an axis, with as many digits as tell them apart. */
+function tickWriter(values, log, writeIt) {
+  const real = (value, digits) => Number((log ? 10 ** value : value).toPrecision(digits));
+  const short = (value) => writeIt(real(value, 3));
+  if (new Set(values.map(short)).size === values.length) return short;
+  return (value) => (writeIt === percent ? `${Number((100 * real(value, 6)).toPrecision(6))}%` : String(real(value, 6)));
+}
+
 function upAxis(plot, colours, lines, log, writeIt, more) {
   const ends = around(plot, lines, log);
   const height = plot.height ?? 180;
   const values = (log ? logTicks : ticks)(...ends, Math.max(2, Math.floor(height / 45)));
-  const label = (value) => writeIt(Number((log ? 10 ** value : value).toPrecision(3)));
-  return axis(colours, ends, values, label, more);
+  return axis(colours, ends, values, tickWriter(values, log, writeIt), more);
 }
 
 function lineOption(plot, colours, width) {
@@ -220,7 +230,7 @@ function lineWords(plot, found) {
   const row = (name, words) => h("tr", {}, h("th", {}, name), h("td", {}, words));
   const rows = plot.lines.filter((line) => !line.hidden && line.steps.length).map((line) => {
     const i = nearest(line.steps, step);
-    const at = line.steps[i] === step ? "" : ` (step ${grouped(line.steps[i])})`;
+    const at = line.steps[i] === step ? "" : ` (${atStep(line.steps[i])})`;
     if (line.points && at) return null;
     return row(plain(line.name), (line.right ? plot.writeRight : plot.write)(line.values[i]) + at);
   });

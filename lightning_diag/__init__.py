@@ -10,9 +10,26 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lightning_diag.batch_size import BatchSizeAdvice, suggest_batch_size
+    from lightning_diag.clipping.advice import ClipAdvice, clip_advice
+    from lightning_diag.clipping.advisor import GradientClipAdvisor
+    from lightning_diag.clipping.agc import AdaptiveGradientClipping
+    from lightning_diag.clipping.autoclip import AutoClip
     from lightning_diag.doctor import Doctor
     from lightning_diag.finding import Evidence, Finding
     from lightning_diag.history import History
+    from lightning_diag.lr.preview import plot_schedule
+    from lightning_diag.lr.range_test import lr_range_test
+    from lightning_diag.lr.scaling import LinearScalingLR
+    from lightning_diag.lr.schedules import (
+        ExponentialDecayLR,
+        InverseSquareRootLR,
+        PiecewiseConstantLR,
+        PowerLR,
+        WarmRestartsLR,
+        WarmupStableDecayLR,
+    )
+    from lightning_diag.lr.warmup import WarmupLR
     from lightning_diag.monitors.activation import ActivationMonitor
     from lightning_diag.monitors.batch_norm import BatchNormMonitor
     from lightning_diag.monitors.data import DataMonitor
@@ -22,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_diag.monitors.gradient import GradientMonitor
     from lightning_diag.monitors.loss import LossMonitor
     from lightning_diag.monitors.noise import GradientNoiseMonitor
+    from lightning_diag.monitors.noise_scale import GradientNoiseScale
     from lightning_diag.monitors.output import OutputMonitor
     from lightning_diag.monitors.setup import SetupMonitor
     from lightning_diag.monitors.update_ratio import UpdateRatioLogger
@@ -29,57 +47,99 @@ if TYPE_CHECKING:
     from lightning_diag.monitors.weight import WeightMonitor
     from lightning_diag.record import Record
     from lightning_diag.rules.base import Rule
+    from lightning_diag.stopping.early_stopping import EarlyStoppingWindow
+    from lightning_diag.stopping.pruning import OptunaPruning
     from lightning_diag.warning import DiagWarning
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ActivationMonitor",
+    "AdaptiveGradientClipping",
+    "AutoClip",
     "BatchNormMonitor",
+    "BatchSizeAdvice",
+    "ClipAdvice",
     "DataMonitor",
     "DeadReLUTracker",
     "DiagWarning",
     "Doctor",
+    "EarlyStoppingWindow",
     "Evidence",
+    "ExponentialDecayLR",
     "FilterMonitor",
     "Finding",
+    "GradientClipAdvisor",
     "GradientMonitor",
     "GradientNoiseMonitor",
+    "GradientNoiseScale",
     "History",
+    "InverseSquareRootLR",
+    "LinearScalingLR",
     "LossMonitor",
+    "OptunaPruning",
     "OutputMonitor",
+    "PiecewiseConstantLR",
+    "PowerLR",
     "Record",
     "Rule",
     "SetupMonitor",
     "UpdateRatioLogger",
     "ValidationMonitor",
+    "WarmRestartsLR",
+    "WarmupLR",
+    "WarmupStableDecayLR",
     "WeightMonitor",
     "WorstExamples",
     "__version__",
+    "clip_advice",
+    "lr_range_test",
+    "plot_schedule",
+    "suggest_batch_size",
 ]
 
 _HOMES = {
     "ActivationMonitor": "monitors.activation",
+    "AdaptiveGradientClipping": "clipping.agc",
+    "AutoClip": "clipping.autoclip",
     "BatchNormMonitor": "monitors.batch_norm",
+    "BatchSizeAdvice": "batch_size",
+    "ClipAdvice": "clipping.advice",
     "DataMonitor": "monitors.data",
     "DeadReLUTracker": "monitors.dead_relu",
     "DiagWarning": "warning",
     "Doctor": "doctor",
+    "EarlyStoppingWindow": "stopping.early_stopping",
     "Evidence": "finding",
+    "ExponentialDecayLR": "lr.schedules",
     "FilterMonitor": "monitors.filters",
     "Finding": "finding",
+    "GradientClipAdvisor": "clipping.advisor",
     "GradientMonitor": "monitors.gradient",
     "GradientNoiseMonitor": "monitors.noise",
+    "GradientNoiseScale": "monitors.noise_scale",
     "History": "history",
+    "InverseSquareRootLR": "lr.schedules",
+    "LinearScalingLR": "lr.scaling",
     "LossMonitor": "monitors.loss",
+    "OptunaPruning": "stopping.pruning",
     "OutputMonitor": "monitors.output",
+    "PiecewiseConstantLR": "lr.schedules",
+    "PowerLR": "lr.schedules",
     "Record": "record",
     "Rule": "rules.base",
     "SetupMonitor": "monitors.setup",
     "UpdateRatioLogger": "monitors.update_ratio",
     "ValidationMonitor": "monitors.validation",
+    "WarmRestartsLR": "lr.schedules",
+    "WarmupLR": "lr.warmup",
+    "WarmupStableDecayLR": "lr.schedules",
     "WeightMonitor": "monitors.weight",
     "WorstExamples": "monitors.examples",
+    "clip_advice": "clipping.advice",
+    "suggest_batch_size": "batch_size",
+    "lr_range_test": "lr.range_test",
+    "plot_schedule": "lr.preview",
 }
 
 

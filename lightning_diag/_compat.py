@@ -13,6 +13,7 @@ import operator
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -107,10 +108,12 @@ if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import (
         MisconfigurationException as _LightningMisconfiguration,
     )
+    from lightning.pytorch.callbacks import EarlyStopping as _LightningEarlyStopping
     from lightning.pytorch.loggers import Logger as _LightningLogger
     from lightning_fabric.utilities.exceptions import (
         MisconfigurationException as _PytorchLightningMisconfiguration,
     )
+    from pytorch_lightning.callbacks import EarlyStopping as _PytorchLightningEarlyStopping
     from pytorch_lightning.loggers import Logger as _PytorchLightningLogger
 
     NAMESPACES: dict[Namespace, ModuleType]
@@ -123,6 +126,11 @@ if TYPE_CHECKING:
         pass
 
     class _MisconfigurationBase(_PytorchLightningMisconfiguration, _LightningMisconfiguration):
+        pass
+
+    class EarlyStopping(  # type: ignore[misc]
+        _PytorchLightningEarlyStopping, _LightningEarlyStopping
+    ):
         pass
 
 else:
@@ -141,6 +149,16 @@ else:
     _MisconfigurationBase = type(
         "_MisconfigurationBase", _each(".utilities.exceptions", "MisconfigurationException"), {}
     )
+
+    class _LastConstructor:
+        """Ends the chain of constructors: the second `EarlyStopping` has arguments of its own."""
+
+        def __init__(self) -> None:
+            pass
+
+    _first, *_others = _each(".callbacks", "EarlyStopping")
+    EarlyStopping = type("EarlyStopping", (_first, _LastConstructor, *_others), {})
+    """Lightning's own, for the Trainer of either namespace."""
 
 
 class MisconfigurationException(_MisconfigurationBase):
@@ -195,6 +213,17 @@ def namespace_of(instance: object) -> Namespace | None:
             if cls.__module__ == name or cls.__module__.startswith(f"{name}."):
                 return name
     return None
+
+
+def in_namespace_of(trainer: object, reason: Enum) -> Enum:
+    """Return a reason for which training was stopped as the trainer's own namespace has it.
+
+    Each namespace has an `EarlyStoppingReason`, and a member of one equals none of the other.
+    """
+    module = importlib.import_module(f"{namespace_of(trainer)}.callbacks.early_stopping")
+    reasons: Any = module.EarlyStoppingReason
+    own: Enum = reasons[reason.name]
+    return own
 
 
 def is_logger(logger: object, name: str) -> bool:

@@ -20,7 +20,8 @@ from lightning_diag.cli.runs import names
 from lightning_diag.history import History, Series
 from lightning_diag.record import Record
 from lightning_diag.report.compare import Differences, Run, compare, show
-from lightning_diag.report.compare.page import chart, render
+from lightning_diag.report.compare.chart import chart
+from lightning_diag.report.compare.page import headline, render
 from lightning_diag.report.words import plain
 
 
@@ -40,6 +41,11 @@ class Reader(HTMLParser):
                 self.links.append(value or "")
             if name.startswith("on"):
                 self.handlers.append(name)
+
+
+def _digest(text: str) -> str:
+    """Return how a policy names what may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def of(values: dict[str, dict[str, list[float]]], name: str = "run") -> Run:
@@ -134,19 +140,21 @@ def test_the_terminal_gets_plain_lines_that_fit(other: str, width: int) -> None:
     assert "learning-rate-too-high" in text
 
 
-def test_the_page_needs_no_network_and_runs_nothing() -> None:
+def test_the_page_needs_no_network_and_runs_only_its_own_scripts() -> None:
     text = render(made_up(*RUNS))
     reader = Reader()
     reader.feed(text)
-    assert reader.links == []
+    assert all(link.startswith("#") for link in reader.links)
     assert reader.handlers == []
-    assert not {"script", "img", "iframe", "object", "link"} & set(reader.tags)
+    assert not {"img", "iframe", "object", "link"} & set(reader.tags)
     assert "<img" not in text
     assert plain("\x1b") in text
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'"
-    assert f"content=\"{policy}; form-action 'none'\"" in text
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == reader.tags.count("script") - 1  # the other one is data
+    allowed = " ".join(_digest(script) for script in scripts)
+    policy = f"default-src 'none'; style-src {_digest(style)}; script-src {allowed}; "
+    assert f"content=\"{policy}img-src data:; base-uri 'none'; form-action 'none'\"" in text
 
 
 def test_the_page_tells_what_the_terminal_tells() -> None:
@@ -154,6 +162,34 @@ def test_the_page_tells_what_the_terminal_tells() -> None:
     for part in ("learning-rate-too-high", "bad, since step 60", "Settings that differ"):
         assert part in text
     assert text.count("<polyline") >= 2
+
+
+def test_the_headline_counts_how_runs_fare_the_worst_first() -> None:
+    assert headline(made_up("healthy", "killed", "vanished")) == (
+        "3 runs compared: 2 broken and 1 without a problem"
+    )
+    assert headline(compare([Run("a", History(), ()), Run("b", make_run(), ())])) == (
+        "2 runs compared: 1 without a problem and 1 not watched"
+    )
+
+
+def test_the_page_tells_what_to_do_about_a_run_that_is_broken() -> None:
+    assert "Divide the learning rate by 30." in render(made_up("healthy", "killed"))
+
+
+def test_settings_beyond_the_first_are_folded() -> None:
+    one, two = make_run(), make_run()
+    two.update_meta({"trainer": {f"option_{i}": i for i in range(12)}})
+    text = render(compare([Run("a", one, ()), Run("b", two, ())]))
+    assert text.index("option_0") < text.index("<details>") < text.index("option_11")
+
+
+def test_settings_that_only_one_run_has_are_folded_beneath_those_of_all() -> None:
+    one, two = make_run(), make_run()
+    groups = [{"lr": 0.1, "momentum": 0.9}]
+    two.update_meta({"optimizers": [{"class": "SGD", "groups": groups}]})
+    text = render(compare([Run("a", one, ()), Run("b", two, ())]))
+    assert text.index("group 0: lr") < text.index("<details>") < text.index("momentum")
 
 
 def test_a_line_breaks_off_where_the_loss_is_not_finite() -> None:

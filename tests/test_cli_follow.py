@@ -121,6 +121,46 @@ def test_a_run_has_ended_when_its_diagnosis_has_closed_and_not_when_it_goes_on(
         assert not ended()
 
 
+def test_the_end_is_seen_when_the_last_write_thins_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    follower = Follower(path)
+    with History(path, max_bytes=20_000) as history:
+        step = 0
+        while path.stat().st_size < 18_000:
+            history.append(record(step))
+            step += 1
+            follower.look()
+        assert not follower.run.ended
+        before = path.stat().st_ino
+        last = {"not_judged": {"dead-relu": "x" * 3000}, "muted": {}, "ended": "finished"}
+        history.update_meta(last)
+        assert path.stat().st_ino != before
+        follower.look()
+        assert follower.run.ended
+        assert follower.run.step == step - 1
+
+
+def test_a_fit_that_follows_a_thinned_one_goes_on_until_it_ends_itself(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with History(path) as history:
+        history.append(record(0))
+        history.update_meta({"not_judged": {}, "muted": {}, "ended": "ValueError"})
+        history._rewrite()
+        follower = Follower(path)
+        follower.look()
+        assert follower.run.ended
+        history.update_meta({"ended": ""})
+        follower.look()
+        assert not follower.run.ended
+        history.append(record(1))
+        history._rewrite()
+        follower.look()
+        assert not follower.run.ended
+        history.update_meta({"not_judged": {}, "muted": {}, "ended": "finished"})
+        follower.look()
+        assert follower.run.ended
+
+
 @pytest.mark.parametrize("run", ["healthy", "high-learning-rate"])
 def test_real_runs_are_read_to_the_same_numbers_as_a_history_holds(run: str) -> None:
     path = REAL / f"{run}.jsonl"

@@ -84,6 +84,20 @@ def test_the_picture_fits_its_terminal(tmp_path: Path, run: str, width: int) -> 
         assert "\u202e" not in "".join(lines)
 
 
+def test_a_long_path_keeps_its_end_and_says_how_the_run_ended(tmp_path: Path) -> None:
+    path = tmp_path / ("far-away-" * 9) / "version_7" / "lightning_diag" / "history.jsonl"
+    with history_at(path) as history:
+        history.append(record(0))
+        history.update_meta({"not_judged": {}, "ended": "ValueError"})
+    follower = Follower(path)
+    follower.look()
+    first, second, *_ = drawn(follower, width=60).splitlines()
+    assert first.startswith("lightning_diag  ...")
+    assert first.endswith("/version_7")
+    assert len(first) == 60
+    assert second.startswith("ended by ValueError  step 0")
+
+
 def test_findings_that_have_no_room_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with history_at(path) as history:

@@ -160,7 +160,7 @@ def test_metadata_over_the_limit_does_not_rewrite_the_file_for_each_record(
 ) -> None:
     sizes = count_rewritings(monkeypatch)
     with History(tmp_path / "h.jsonl", max_bytes=10_000) as history:
-        history.update_meta({"parameters": ["p"] * 10_000})
+        history.update_meta({"names": ["p"] * 10_000})
         for _ in run(history, 300):
             pass
         assert (tmp_path / "h.jsonl").stat().st_size <= 100_000
@@ -172,7 +172,7 @@ def test_the_newest_record_is_kept_even_if_it_is_over_the_limit(
     tmp_path: Path, limits: dict[str, int]
 ) -> None:
     history = History(tmp_path / "h.jsonl", **limits)
-    history.update_meta({"parameters": ["p"] * 100})
+    history.update_meta({"names": ["p"] * 100})
     for step in run(history, 40):
         assert history.steps[-1] == step
         assert len(history.last("m")) == 30

@@ -18,6 +18,7 @@ import lightning_diag
 PACKAGE = Path(lightning_diag.__file__).resolve().parent
 LIGHTNINGS = {"lightning", "pytorch_lightning", "lightning_fabric"}
 OPTIONAL = {"wandb", "sklearn", "matplotlib", "plotly", "tensorboard", "tqdm", "jsonargparse"} | {
+    "optuna",
     "pandas",
     "pyarrow",
 }
@@ -25,7 +26,7 @@ ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "we
     "attach",
     "auto",
 }
-WORDS = {"finding", "history", "record", "warning"}
+WORDS = {"batch_size", "finding", "history", "record", "warning"}
 
 # Part of the package -> parts that it must never import.
 NEVER: dict[str, set[str]] = {
@@ -35,10 +36,13 @@ NEVER: dict[str, set[str]] = {
     "figures": ACTORS | {"rules", "report", "measure", "loggers", "_compat"},
     "measure": ACTORS | {"rules", "report", "loggers", "_compat"},
     "probe": {"rules", "report", "monitors", "doctor", "cli"},
-    "monitors": {"rules", "report", "loggers", "doctor", "cli"},
+    "monitors": {"rules", "report", "loggers", "doctor", "cli", "lr"},
     "checks": {"rules", "report", "monitors", "loggers", "doctor", "cli"},
     "hard": {"rules", "report", "monitors", "loggers", "doctor", "cli"},
+    "clipping": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli", "measure"},
     "loggers": ACTORS | {"measure"},
+    "lr": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli"},
+    "stopping": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli", "measure"},
 }
 NO_TORCH = WORDS | {"rules", "report", "figures"}
 

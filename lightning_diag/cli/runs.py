@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lightning_diag.cli.errors import UsageError
@@ -21,11 +23,18 @@ def locate(path: Path) -> Path:
         path: A history file, its folder, the log folder of a run, or a folder above of one run.
 
     Raises:
-        UsageError: If it holds several runs.
+        UsageError: If it holds several runs, or is neither a file nor a folder.
         FileNotFoundError: If it holds none.
+        OSError: If nobody could tell, such as for a folder that must not be read.
     """
+    with suppress(FileNotFoundError):
+        path.stat()  # rather than `exists`, for which a closed folder is an empty one
     if path.is_file():
         return path
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{str(path)!r} is neither a file nor a folder.")
     for above in ("", *(f"{'*/' * depth}{FOLDERS}/" for depth in range(_DEPTH + 1))):
         found = [file for file in path.glob(above + NAME) if file.is_file()]
         if len(found) == 1:
@@ -53,6 +62,9 @@ def read(path: Path, *, least: int = 1) -> tuple[Path, History]:
     """
     file = locate(path)
     history = History.open(file)
+    if "not_judged" not in history.meta:
+        # A fit writes both when it ends: this one goes on, or was killed.
+        history.meta.setdefault("ended", "")
     if len(history) < least:
         raise UsageError(f"{str(file)!r} holds no watched step (yet).")
     return file, history

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import lines, table, text
+from lightning_diag.history.again import again
 from lightning_diag.history.curve import Series, Stretch
 from lightning_diag.history.file import HistoryFile, find
 from lightning_diag.history.memory import Memory
@@ -155,7 +156,8 @@ class History:
         memory.add(row, dense)
         changes = memory.layout.take_changes()
         layout = text.line("layout", changes) if changes else b""
-        self._write(text.record_line(row, dense), layout)
+        if self._file is not None:
+            self._write(text.record_line(row, dense), layout)
         if memory.cost > self._max_numbers:
             self._thin()
 
@@ -280,6 +282,18 @@ class History:
         for row in self._memory.rows:
             if metric in row.shape.indices:
                 yield row.step, row.shape.indices[metric], row.column(metric)
+
+    def again(self) -> Iterator[tuple[History, Record | None]]:
+        """Yield the history as it was after each record and each note, and what came last.
+
+        It is one history that grows; None stands for a note. The records' lists are left out, for
+        the history has them, and what thinning took away is missing.
+        """
+        growing = History(max_numbers=1 << 62)
+        # The same objects: whoever keeps what follows from them sees that they have not changed.
+        growing.meta.update(self.meta)
+        for record in again(self._memory, growing._memory):
+            yield growing, record
 
     def records(self) -> Iterator[Record]:
         """Yield the records kept, oldest first.

@@ -103,6 +103,10 @@ class Layout:
         """Return the position of a place among its metric's, None when it is unknown."""
         return self._numbers.get(metric, {}).get(place)
 
+    def numbers(self, metric: str) -> Mapping[str, int]:
+        """Return the position of each place among its metric's; to be read only."""
+        return self._numbers.get(metric, {})
+
     def add(self, metric: str, places: Collection[str]) -> None:
         """Append the places that are new."""
         numbers = self._numbers.setdefault(metric, {})

@@ -113,7 +113,7 @@ def _apply(line: Mapping[str, Any], memory: Memory) -> None:
         elif kind == "resume":
             memory.forget(int(content))
         elif kind == "meta":
-            memory.meta.update(content)
+            memory.meta.update(text.parse_meta(content))
         elif kind == "shown":
             memory.shelf.put_line(content)
         elif kind == "finding":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,39 @@ DENSE_PART = 4
 NOTE_PART = 8
 """The same for what was noted between records. Our choice: 60,000 numbers at the default limits, or
 6,000 validations of ten metrics."""
+
+
+class Columns(Mapping[str, Mapping[str, float]]):
+    """The numbers of a row by metric and place, put together when they are asked for.
+
+    Args:
+        memory: Whose places they are.
+        row: Whose numbers they are.
+    """
+
+    def __init__(self, memory: Memory, row: Row) -> None:
+        self._memory, self._row = memory, row
+        self._made: dict[str, dict[str, float]] = {}
+
+    def __getitem__(self, metric: str) -> dict[str, float]:
+        if metric not in self._made:
+            self._made[metric] = self._memory.column(self._row, metric)
+        return self._made[metric]
+
+    def __contains__(self, metric: object) -> bool:
+        return metric in self._row.shape.indices
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row.shape.indices)
+
+    def __len__(self) -> int:
+        return len(self._row.shape.indices)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 class Memory:
@@ -216,14 +249,22 @@ class Memory:
 
     def column(self, row: Row, metric: str) -> dict[str, float]:
         """Return the numbers of a metric that a row holds, by place."""
-        places = self.layout.places(metric)
+        places: Iterable[str] = self.layout.numbers(metric)
         index = row.shape.indices[metric]
-        return {places[i]: value for i, value in zip(index, row.column(metric), strict=True)}
+        if not isinstance(index, range):
+            places = map(list(places).__getitem__, index)
+        # A range begins with the first place, and places that came later have no number here.
+        return dict(zip(places, row.column(metric), strict=False))
 
     def dense(self, after: int | None, upto: int | None) -> dict[str, Stretch]:
         """Return the dense values with ``after < step <= upto``; None leaves a side open."""
         stretches = {m: curve.between(after, upto) for m, curve in self.curves.items()}
         return {metric: stretch for metric, stretch in stretches.items() if stretch.steps}
+
+    def unbroken(self, after: int | None, upto: int) -> dict[str, list[float]]:
+        """Return the dense values of neighbouring steps that end at `upto`, and begin behind."""
+        dense = {m: _unbroken(s, upto) for m, s in self.dense(after, upto).items()}
+        return {metric: values for metric, values in dense.items() if values}
 
     def record(self, row: Row, previous: int | None) -> Record:
         """Return a row as a record; `previous` is the step of the row before."""
@@ -231,11 +272,10 @@ class Memory:
         for metric, column in row.lists.items():
             places = self.layout.places(metric)
             lists[metric] = {places[i]: values.tolist() for i, values in column.items()}
-        dense = {m: _unbroken(s, row.step) for m, s in self.dense(previous, row.step).items()}
         return Record(
             step=row.step,
-            values={metric: self.column(row, metric) for metric in row.shape.indices},
-            dense={metric: values for metric, values in dense.items() if values},
+            values=Columns(self, row),
+            dense=self.unbroken(previous, row.step),
             lists=lists,
             epoch=row.epoch,
             seconds=row.seconds,

@@ -16,6 +16,12 @@ from lightning_diag.history.layout import SHAPES, Layout, Row, Shape, compact_in
 SCHEMA = 1
 """Version of the format, raised when an older reader would misread it."""
 
+_META: dict[str, type] = {
+    **dict.fromkeys(("parameters", "sites", "losses", "modules", "trainer", "dropout"), dict),
+    **dict.fromkeys(("validation", "not_judged", "muted", "versions"), dict),
+    "optimizers": list,
+}
+
 WHOLE = 2.0**53
 """Up to here a float holds every whole number exactly."""
 
@@ -141,10 +147,13 @@ def parse_record(content: Mapping[str, Any], layout: Layout) -> Row:
     numbers: array[float] = array("d")
     for metric, column in content["values"].items():
         _check_places(layout, metric, column)
-        present = [i for i, value in enumerate(column) if value is not None]
+        present: Sequence[int] = range(len(column))
+        if None in column:
+            present = compact_index([i for i, value in enumerate(column) if value is not None])
+            column = [value for value in column if value is not None]  # noqa: PLW2901
         if present:
-            indices[metric] = compact_index(present)
-            numbers.extend(_parse_numbers([column[i] for i in present]))
+            indices[metric] = present
+            numbers.extend(_parse_numbers(column))
     lists: dict[str, dict[int, array[float]]] = {}
     for metric, column in content.get("lists", {}).items():
         _check_places(layout, metric, column)
@@ -182,6 +191,17 @@ def parse_note(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         metric: {place: float(value) for place, value in places.items()}
         for metric, places in content.items()
     }
+
+
+def parse_meta(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metadata of a line; `ValueError` where a key is not what every reader expects."""
+    for key, kind in _META.items():
+        if key in content and not isinstance(content[key], kind):
+            raise ValueError(f"The metadata {key!r} must be a {kind.__name__}.")
+    for key in ("parameters", "sites", "losses"):
+        if not all(isinstance(about, dict) for about in content.get(key, {}).values()):
+            raise ValueError(f"The metadata {key!r} must hold a dict for each place.")
+    return content
 
 
 def parse_finding(content: Mapping[str, Any]) -> Finding:

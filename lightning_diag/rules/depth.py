@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice, pairwise, repeat
+from typing import Any
 
 from lightning_diag.history import History
 from lightning_diag.rules.reading import (
@@ -16,6 +17,7 @@ from lightning_diag.rules.reading import (
     travel,
     weights,
 )
+from lightning_diag.rules.snapshot import at_once, of_model
 
 RECORDS = 8
 """Watched steps behind a profile: its medians are then untouched by three odd batches."""
@@ -71,30 +73,56 @@ def gradient_by_depth(history: History, records: int = RECORDS) -> list[Profile]
     Medians over the newest `records` watched steps; optimizers with fewer of them, or with fewer
     than three layers, have none. Embeddings and other sparse gradients are left out.
     """
+    return at_once(history, f"gradient_by_depth {records}", lambda: _profiles(history, records))
+
+
+def _profiles(history: History, records: int) -> list[Profile]:
     newest = history.last("gradient/norm")
     sparse = history.last("gradient/zero_fraction")
+    sizes = of_model(history, "roots", lambda: _roots(history))
     profiles = []
     for chain in depth_profile(history):
         names = [name for name in chain if name in newest and sparse.get(name, 0.0) < 0.9]
-        rms = [newest[name] / math.sqrt(size(history, name)) for name in names]
+        roots = [sizes[name] for name in names]
+        rms = [newest[name] / root for name, root in zip(names, roots, strict=True)]
         if len(names) < _LAYERS or not _is_uneven(rms[0], max(rms), min(rms[-2:])):
             continue
-        norms = [seen for seen in history.window("gradient/norm", records) if names[0] in seen[1]]
+        norms = [look for look in history.window("gradient/norm", records) if names[0] in look[1]]
         ratios = history.window("update/ratio", records)
         if len(norms) < records:
             continue
         gradient = [
-            centre(seen.get(name, math.nan) for _, seen in norms) / math.sqrt(size(history, name))
-            for name in names
+            middle / root
+            for middle, root in zip(_medians(norms, names, absent=math.inf), roots, strict=True)
         ]
-        ratio = [
-            centre(seen[name] for _, seen in ratios if name in seen)
-            if any(name in seen for _, seen in ratios)
-            else math.nan
-            for name in names
-        ]
+        ratio = _medians(ratios, names)
         profiles.append(Profile(names, gradient, ratio, (norms[0][0], norms[-1][0]), len(norms)))
     return profiles
+
+
+def _roots(history: History) -> dict[str, float]:
+    """Return the root of the number of elements of each layer's weight."""
+    names = (name for chain in depth_profile(history) for name in chain)
+    return {name: math.sqrt(size(history, name)) for name in names}
+
+
+def _medians(
+    window: list[tuple[int, dict[str, float]]], names: list[str], *, absent: float | None = None
+) -> list[float]:
+    """Return the median over a window for each name; NaN counts as infinite.
+
+    What is not there counts as `absent`, or not at all; NaN for a name that is never there.
+    """
+    rows: list[list[Any]] = [list(map(values.get, names)) for _, values in window]
+    if not rows or any(None in row or math.isnan(sum(row)) for row in rows):
+        columns = zip(*rows, strict=True) if rows else repeat((), len(names))
+        known = ([absent if v is None else v for v in column] for column in columns)
+        seen = ([value for value in values if value is not None] for values in known)
+        return [centre(values) if values else math.nan for values in seen]
+    # Nearly always, and several times as fast.
+    half, is_odd = divmod(len(rows), 2)
+    ordered = map(sorted, zip(*rows, strict=True))
+    return [v[half] if is_odd else (v[half - 1] + v[half]) / 2 for v in ordered]
 
 
 def _is_uneven(first: float, largest: float, last: float) -> bool:

@@ -83,8 +83,11 @@ def leap_at(steps: Sequence[int], losses: Sequence[float], i: int) -> Leap | Non
         >>> leap_at(range(66), [1.0, 2.0] * 32 + [9.0, 5.0], 64)
         Leap(step=64, loss=9.0, level=1.5, highest=2.0)
     """
-    before = losses[max(0, i - BEFORE) : i]
-    if len(before) < BEFORE or not losses[i] > (highest := max(before)):
+    # Half of all losses are not above the one before, and need no look at the others.
+    if i < BEFORE or not losses[i] > losses[i - 1]:
+        return None
+    before = losses[i - BEFORE : i]
+    if not losses[i] > (highest := max(before)):
         return None
     if not math.isfinite(sum(before)) or losses[i] == math.inf:
         return None

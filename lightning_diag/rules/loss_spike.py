@@ -124,7 +124,8 @@ class LossSpike(Rule):
         seen = history.window("loss/train", self.window)
         steps, losses = [s for s, _ in seen], [v[""] for _, v in seen]
         spikes: list[_Spike] = []
-        for i in range(BEFORE, len(losses)):
+        rising = (i for i in range(BEFORE, len(losses)) if losses[i] > losses[i - 1])
+        for i in rising:
             if spans is not None and not any(a < steps[i] <= b for a, b in spans):
                 continue
             if spikes and steps[i] - spikes[-1].leap.step <= _AFTER:

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 from lightning_diag.rules.base import Rule
 from lightning_diag.rules.relations import RELATIONS
@@ -81,26 +82,27 @@ def manual(rule: type[Rule]) -> Manual:
     )
 
 
-def markdown(page: Manual, linked: Iterable[str] = ()) -> str:
+def markdown(page: Manual, linked: Iterable[str] = (), *, width: int = 100) -> str:
     """Return a page as Markdown.
 
     Args:
         page: The page.
         linked: Codes that have a page beside this one, to link to.
+        width: Columns that lines are wrapped at.
     """
-    known = frozenset(linked)
-    parts = [f"# {page.code}", _wrapped(page.summary)]
+    known, wrapped = frozenset(linked), partial(_wrapped, width=width)
+    parts = [f"# {page.code}", wrapped(page.summary)]
     for name in SECTIONS[:3]:
-        parts += [f"## {name}", _wrapped(page.sections.get(name, ""))]
+        parts += [f"## {name}", wrapped(page.sections.get(name, ""))]
     for name, others in (("May come from", page.causes), ("May lead to", page.effects)):
         if others:
             told = [f"{_link(code, known)}: {_lowered(why)}" for code, why in others]
-            parts += [f"## {name}", _wrapped("\n".join(told), "- ")]
-    parts += ["## Thresholds", _wrapped(_change(page))]
+            parts += [f"## {name}", wrapped("\n".join(told), "- ")]
+    parts += ["## Thresholds", wrapped(_change(page))]
     rows = [f"`{t.name}` = {t.default:g}. {t.text}".rstrip() for t in page.thresholds]
-    parts.append(_wrapped("\n".join(rows), "- "))
-    parts += ["## Measured by", _wrapped(_metrics(page))]
-    parts += [f"## {SECTIONS[3]}", _wrapped(page.sections.get(SECTIONS[3], ""), "- ")]
+    parts.append(wrapped("\n".join(rows), "- "))
+    parts += ["## Measured by", wrapped(_metrics(page))]
+    parts += [f"## {SECTIONS[3]}", wrapped(page.sections.get(SECTIONS[3], ""), "- ")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -188,13 +190,13 @@ def _references(text: str) -> str:
     return "\n".join(_joined(item) for item in re.split(r"(?<=\.)\n", text) if item.strip())
 
 
-def _wrapped(text: str, mark: str = "") -> str:
+def _wrapped(text: str, mark: str = "", *, width: int) -> str:
     """Wrap each line as a paragraph, or as an item of a list."""
     gap = "\n" if mark else "\n\n"
     return gap.join(
         textwrap.fill(
             line,
-            100,
+            width,
             initial_indent=mark,
             subsequent_indent=" " * len(mark),
             break_long_words=False,

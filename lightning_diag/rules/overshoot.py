@@ -179,9 +179,12 @@ class Case:
 
     def _died(self) -> Harm | None:
         history = self.history
-        dead = without_loops(history.last("dead_relu/fraction"), history.meta.get("sites", {}))
-        place = max(dead, key=dead.__getitem__) if dead else ""
-        if not dead or not dead[place] >= self.rule.dead:
+        dead = history.last("dead_relu/fraction")
+        if not max(dead.values(), default=0.0) >= self.rule.dead:
+            return None
+        dead = without_loops(dead, history.meta.get("sites", {}))
+        place = max(dead, key=dead.__getitem__)
+        if not dead[place] >= self.rule.dead:
             return None
         begin, end = silenced_between(history, place)
         near = [v for s, v in zip(*self.ratio, strict=True) if begin <= s < end]

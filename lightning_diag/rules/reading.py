@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from lightning_diag.history import History, Series
+from lightning_diag.rules.snapshot import of_model
 
 _LEVEL = 16
 """Losses behind one level: their median is off by a third of the batch noise, and 16 steps are
@@ -48,7 +49,9 @@ def listing(places: Sequence[str], most: int = 3) -> str:
 
 def centre(values: Iterable[float]) -> float:
     """Return the median, NaN counting as infinite; infinite when there is nothing."""
-    numbers = [math.inf if math.isnan(value) else value for value in values]
+    numbers = list(values)
+    if math.isnan(sum(numbers)):
+        numbers = [math.inf if math.isnan(value) else value for value in numbers]
     return median(numbers) if numbers else math.inf
 
 
@@ -67,11 +70,15 @@ def weights(history: History) -> list[str]:
     Biases and the gains of norm layers have no update ratio of about 1e-3: they are few numbers
     that start at 0 or 1 (W6, P37).
     """
-    return [
-        name
-        for name, known in parameters(history).items()
-        if known["trainable"] and known["optimizers"] and len(known["shape"]) >= 2
-    ]
+    return of_model(
+        history,
+        "weights",
+        lambda: [
+            name
+            for name, known in parameters(history).items()
+            if known["trainable"] and known["optimizers"] and len(known["shape"]) >= 2
+        ],
+    )
 
 
 def has_several_optimizers(history: History) -> bool:
@@ -96,6 +103,10 @@ def depth_profile(history: History) -> list[list[str]]:
 
     In the order of the forward pass where call sites are known, else as registered.
     """
+    return of_model(history, "depth_profile", lambda: _depth_profile(history))
+
+
+def _depth_profile(history: History) -> list[list[str]]:
     known = parameters(history)
     sites = history.meta.get("sites", {})
     order: dict[str, int] = {}

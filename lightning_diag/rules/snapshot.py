@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History, Series
@@ -14,6 +14,8 @@ from lightning_diag.record import Record
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+T = TypeVar("T")
 
 
 class Snapshot(History):
@@ -37,6 +39,8 @@ class Snapshot(History):
         self._series: dict[tuple[str, str], Series] = {}
         self._windows: dict[tuple[str, int], list[tuple[int, dict[str, float]]]] = {}
         self._last: dict[str, dict[str, float]] = {}
+        self._made: dict[str, Any] = {}
+        self._of_model: dict[str, tuple[tuple[object, ...], Any]] = {}
 
     def of(self, history: History) -> Snapshot:
         """Return a snapshot of a history as it is now: this one, if it is of the same history.
@@ -45,7 +49,7 @@ class Snapshot(History):
         """
         if history is not self._whole:
             return Snapshot(history)
-        for kept in (self._series, self._windows, self._last):
+        for kept in (self._series, self._windows, self._last, self._made):
             kept.clear()
         for name in ("steps", "_metrics", "_known", "_first"):
             self.__dict__.pop(name, None)
@@ -141,3 +145,36 @@ class Snapshot(History):
         """See `History.records`."""
         yield from self._first
         yield from islice(self._whole.records(), 1, None)
+
+    def made(self, name: str, make: Callable[[], T]) -> T:
+        """Return what `make` returned when it was first called at this moment."""
+        if name not in self._made:
+            self._made[name] = make()
+        kept: T = self._made[name]
+        return kept
+
+    def of_model(self, name: str, make: Callable[[], T]) -> T:
+        """Return what `make` returned when what the metadata say of the model was last renewed."""
+        # A history replaces what it is told anew as a whole.
+        sources = tuple(self.meta.get(key) for key in _OF_MODEL)
+        known = self._of_model.get(name)
+        if known is None or any(a is not b for a, b in zip(known[0], sources, strict=True)):
+            known = self._of_model[name] = (sources, make())
+        kept: T = known[1]
+        return kept
+
+
+_OF_MODEL = ("parameters", "sites")
+
+
+def at_once(history: History, name: str, make: Callable[[], T]) -> T:
+    """Return `make()`, which says something of a history; of a snapshot it is called but once."""
+    return history.made(name, make) if isinstance(history, Snapshot) else make()
+
+
+def of_model(history: History, name: str, make: Callable[[], T]) -> T:
+    """Return `make()`, which reads nothing but parameters and call sites in the metadata.
+
+    Of a snapshot it is called again only when these have changed.
+    """
+    return history.of_model(name, make) if isinstance(history, Snapshot) else make()

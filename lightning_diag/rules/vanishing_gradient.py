@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding, Severity
@@ -173,9 +174,10 @@ class VanishingGradient(Rule):
     def _starved(self, profile: Profile, share: float, *, is_slow: bool) -> int:
         """Return how many layers, from the input on, are starved."""
         starved = 0
+        behind = list(accumulate(reversed(profile.gradient), max))[::-1]
         for i in range(len(profile.names) - 1):
             # An exact zero is a cut or dead path, which `missing-gradient` tells.
-            if not 0 < profile.gradient[i] < share * max(profile.gradient[i + 1 :]):
+            if not 0 < profile.gradient[i] < share * behind[i + 1]:
                 break
             if is_slow and not profile.ratio[i] < self.update_share * max(profile.ratio[i + 1 :]):
                 break

@@ -53,7 +53,7 @@ def test_a_snapshot_of_a_history_that_has_grown_is_up_to_date_and_the_same_objec
 
 def test_all_that_can_be_read_of_a_history_can_be_read_of_a_snapshot() -> None:
     changes = {"append", "note", "resume", "show", "add_finding", "update_meta"}
-    changes |= {"open", "continue_from"}
+    changes |= {"open", "continue_from", "again"}
     public = {name for name in vars(History) if not name.startswith("_")}
     assert public - changes - {"close"} <= set(vars(Snapshot))
     assert list(Snapshot(History()).records()) == []

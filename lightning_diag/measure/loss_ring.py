@@ -10,11 +10,11 @@ from lightning_diag.measure.moments import wide
 
 
 class LossRing:
-    """Keeps the losses of the newest steps on their device.
+    """Keeps the losses of the newest steps: as numbers on the host, else on their device.
 
-    In one tensor that was made once: a tensor for each step, however small, would come to lie among
-    the buffers that steps allocate and free, and on a CPU keep the next step from finding them
-    where the last one left them, which costs new pages at every step.
+    There they are in one tensor that was made once. A tensor for each step, however small, would
+    come to lie among the buffers that steps allocate and free, and keep the next step from finding
+    them where the last one left them: on a CPU that costs new pages at every step.
 
     Args:
         slots: Steps that are kept, 1 or more.
@@ -31,6 +31,7 @@ class LossRing:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
+        self._host = [0.0] * slots
         self._cells: list[Tensor] = []
         self._sums = torch.empty(0)
         self._slot = self._micro = 0
@@ -39,20 +40,29 @@ class LossRing:
     def add(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch to the step's."""
         mean = loss.float().mean() if loss.dim() else loss
+        if not self._cells and is_on_host(mean):
+            before = self._host[self._slot] if self._micro else 0.0
+            self._host[self._slot] = before + mean.item()
+        else:
+            self._add_on_device(mean)
+        self._micro += 1
+
+    def _add_on_device(self, mean: Tensor) -> None:
         if not self._cells:
-            self._sums = torch.zeros(self._slots, dtype=wide(mean.device), device=mean.device)
+            sums = torch.tensor(self._host, dtype=wide(mean.device), device="cpu")
+            self._sums = sums.to(mean.device, non_blocking=True)
             self._cells = list(self._sums.unbind())
         cell = self._cells[self._slot]
         if self._micro == 0:
-            cell.copy_(mean)
+            cell.copy_(mean, non_blocking=True)
         else:
             cell.add_(mean.to(cell.device, non_blocking=True))
-        self._micro += 1
 
     def end_step(self) -> None:
         """End the step, with whatever losses it had, none included."""
         self._counts.append(self._micro)
-        del self._counts[: -self._slots]
+        if len(self._counts) > self._slots:
+            del self._counts[0]
         self._slot, self._micro = (self._slot + 1) % self._slots, 0
 
     def take(self) -> Columns | None:
@@ -64,11 +74,18 @@ class LossRing:
         counts, self._counts = self._counts, []
         if not any(counts):
             return None
-        device, dtype = self._sums.device, self._sums.dtype
-        known = torch.zeros(self._slots, dtype=dtype, device="cpu")
-        known[self._slots - len(counts) :] = torch.tensor(counts, dtype=dtype, device="cpu")
-        known = known.to(device, non_blocking=True)
-        newest_last = self._sums.roll(-self._slot)
+        sums = self._sums
+        if not self._cells:
+            sums = torch.tensor(self._host, dtype=torch.float64, device="cpu")
+        known = torch.zeros(self._slots, dtype=sums.dtype, device="cpu")
+        known[self._slots - len(counts) :] = torch.tensor(counts, dtype=sums.dtype, device="cpu")
+        known = known.to(sums.device, non_blocking=True)
+        newest_last = sums.roll(-self._slot)
         losses = torch.where(known > 0, newest_last / known.clamp(min=1), torch.zeros_like(known))
         row = torch.cat([losses, known.clamp(max=1)]).unsqueeze(0)
         return Columns(row, row.new_zeros(1, 0))
+
+
+def is_on_host(loss: Tensor) -> bool:
+    """Whether reading a number waits for nothing."""
+    return loss.device.type == "cpu"

@@ -20,6 +20,11 @@ class Ending:
         self._has_max_steps = trainer.max_steps != -1
         self._steps_before = int(trainer.global_step)
 
+    def begin_epoch(self) -> None:
+        """Find out where the epoch that has begun may end the fit."""
+        self._epoch = self._run.trainer.current_epoch
+        self._batch = self._last_batch()
+
     def reached(self, batch_idx: int, steps_taken: int) -> bool:
         """Whether the step that starts with this batch is the last.
 
@@ -29,10 +34,6 @@ class Ending:
         """
         if self._has_max_steps and self._at_max_steps(steps_taken):
             return True
-        epoch = self._run.trainer.current_epoch
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._batch = self._last_batch()
         if self._batch is None:
             return False
         if self._batch < 0:

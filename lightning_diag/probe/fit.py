@@ -40,7 +40,8 @@ _PATIENCE = 16
 class Fit:
     """Decides which steps are watched, watches them, and emits a record of each.
 
-    On a step that is not watched every method is a test or two.
+    On a step that is not watched every method is a test or two. By then the training step has
+    emptied the processor's caches, and each function that is called costs a microsecond.
 
     Args:
         run: The trainer and its module.
@@ -142,15 +143,18 @@ class Fit:
     @charged
     def batch_start(self, batch_idx: int, batch: Any = None) -> None:
         """Decide at the first micro-batch of a step whether to watch it."""
+        if batch_idx == 0 or self._steps == self._steps_before:
+            self._ending.begin_epoch()
+            self._fetches.attach(self._run.fetcher)
         if not self._in_window:
             self._in_window = True
             self._watching = self._steps >= self._next or self._ending.reached(
                 batch_idx, self._steps - self._steps_before
             )
-            self.timer.begin_step(watched=self._watching)
-        if batch_idx == 0 or self._steps == self._steps_before:
-            self._fetches.attach(self._run.fetcher)
-        self.timer.begin_batch()
+            if self._watching or self.timer.is_engaged:
+                self.timer.begin_step(watched=self._watching)
+        if self.timer.active:
+            self.timer.begin_batch()
         if self._watching and self._of_batches:
             with torch.no_grad():
                 for observer in self._of_batches:
@@ -172,7 +176,7 @@ class Fit:
     @charged
     def before_step(self, optimizer: Any) -> None:
         """Count a step of `optimizer`, and show its gradients if it is watched."""
-        if self._run.automatic and self._stepped:
+        if self._stepped and self._run.automatic:
             return  # LBFGS evaluates its closure several times within one step
         self._stepped = True
         index = self._optimizers.count(optimizer, self._steps)
@@ -195,9 +199,11 @@ class Fit:
             self._emit_pending()
         if self._stepped and self._watching:
             self._join()
-        self.timer.end_batch()
+        if self.timer.active:
+            self.timer.end_batch()
         if self._stepped:
-            self.timer.end_step()
+            if self.timer.active:
+                self.timer.end_step()
             self._steps += 1
             self._stepped = self._in_window = self._watching = False
 
@@ -285,8 +291,8 @@ class Fit:
             return None
         if loss.requires_grad:
             loss = loss.detach()
-        factor = self._run.trainer.accumulate_grad_batches if self._run.automatic else 1
-        return loss * factor if factor > 1 else loss
+        factor = self._run.trainer.accumulate_grad_batches
+        return loss * factor if factor > 1 and self._run.automatic else loss
 
     def _join(self) -> None:
         """Join ranks, plan the next look, and turn the numbers into a record."""

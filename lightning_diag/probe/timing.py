@@ -66,6 +66,8 @@ class StepTimer:
         self._plain = 0
         self._was_plain = False
         self.active = False
+        self.is_engaged = True
+        """Whether there is anything to do when a step begins that is not watched."""
         self.inside = 0.0
         """Seconds that the probe has spent in the trainer's hooks in this step."""
         self.samples_hooks = False
@@ -78,7 +80,7 @@ class StepTimer:
             self._was_plain = False
         self.inside = 0.0
         self._watched = watched
-        self.active = watched or self._left > 0
+        self.active = self.is_engaged = watched or self._left > 0
         self._spans = []
 
     def begin_batch(self) -> None:
@@ -111,6 +113,7 @@ class StepTimer:
             self._was_plain = kind == "plain"
             self._plain += self._was_plain
         self.samples_hooks = self._left > 0
+        self.is_engaged = self.samples_hooks or self._was_plain
         self._unread.append((self._spans, 0.0, kind))
         self.active = False
 

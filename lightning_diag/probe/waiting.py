@@ -24,7 +24,7 @@ class FetchTimer:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self._stamp = clock, clock.stamp
         self._on_host = isinstance(clock, HostClock)
         self._fetcher: Any = None
         self._kept: tuple[Callable[[], None], Callable[[], None]] | None = None
@@ -58,32 +58,33 @@ class FetchTimer:
         self._last = self._start = None
 
     def _begin(self) -> None:
-        if self._on_host or self._count < _SAMPLES:
-            self._mark()
+        if self._on_host:
+            now = self._stamp()
+            if self._last is not None:
+                start, end = self._last
+                self._waited += end - start
+                self._passed += now - start
+            self._start, self._last = now, None
         else:
-            self._last = self._start = None
+            self._mark()
         if self._kept is not None:
             self._kept[0]()
 
     def _mark(self) -> None:
-        """Begin a fetch; with it the time since the last one is known."""
-        now, last = self._clock.stamp(), self._last
-        self._start, self._last = now, None
-        if last is None:
+        """Begin a fetch on a device's timeline, if it is one of the few that are timed."""
+        last, self._last, self._start = self._last, None, None
+        if self._count >= _SAMPLES:
             return
-        start, end = last
-        if self._on_host:
-            self._waited += end - start
-            self._passed += now - start
-        else:
+        now = self._stamp()
+        if last is not None:
             self._count += 1
-            self._cycles.append((start, end, now))
-            if self._count == _SAMPLES:
-                self._start = None
+            self._cycles.append((*last, now))
+        if self._count < _SAMPLES:
+            self._start = now
 
     def _end(self) -> None:
         if self._start is not None:
-            self._last = (self._start, self._clock.stamp())
+            self._last = (self._start, self._stamp())
         if self._kept is not None:
             self._kept[1]()
 

@@ -10,17 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import Classifier, data, trainer
 from torch import Tensor
 
 from lightning_diag import Doctor
 from lightning_diag._compat import Callback
+from lightning_diag.measure import loss_ring
 from lightning_diag.measure.loss_ring import LossRing
 
 SLOTS = 5
 STEPS = st.lists(st.lists(st.floats(-1e3, 1e3), max_size=3), max_size=14)
+
+
+@pytest.fixture(params=["host", "device"], autouse=True)
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of keeping losses must tell the same."""
+    if request.param == "device":
+        monkeypatch.setattr(loss_ring, "is_on_host", lambda loss: False)
 
 
 def taken(ring: LossRing) -> list[float | None]:
@@ -39,7 +47,11 @@ def fill(ring: LossRing, steps: Sequence[Sequence[float]]) -> None:
         ring.end_step()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(rounds=st.lists(STEPS, max_size=4))
 def test_it_tells_what_a_list_of_lists_would(rounds: list[list[list[float]]]) -> None:
     ring = LossRing(SLOTS)
@@ -66,6 +78,16 @@ def test_a_loss_of_several_elements_counts_with_its_mean() -> None:
     ring.add(torch.tensor([1.0, 2.0, 6.0], dtype=torch.bfloat16))
     ring.end_step()
     assert taken(ring)[-1] == 3.0
+
+
+def test_losses_may_come_from_another_device_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = LossRing(SLOTS)
+    for on_host in (True, True, False, True):
+        monkeypatch.setattr(loss_ring, "is_on_host", lambda loss, on_host=on_host: on_host)
+        ring.add(torch.tensor(3.0))
+        ring.add(torch.tensor(5.0))
+        ring.end_step()
+    assert taken(ring) == [None, 4.0, 4.0, 4.0, 4.0]
 
 
 class Alive(Callback):

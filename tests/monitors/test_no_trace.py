@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_diag import Doctor
 from lightning_diag.history import History
+from lightning_diag.measure import loss_ring
 
 
 class Waits(TorchDispatchMode):
@@ -52,8 +53,9 @@ class Steps(pl.Callback):
         self.mode.step = trainer.global_step
 
 
-def test_steps_that_are_not_watched_wait_for_no_device() -> None:
+def test_steps_that_are_not_watched_wait_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """P19: what waits on a CPU would stop the pipeline of a GPU."""
+    monkeypatch.setattr(loss_ring, "is_on_host", lambda loss: False)  # as on a GPU
 
     def waits(*callbacks: Any) -> Counter[int]:
         mode = Waits()

@@ -39,6 +39,7 @@ def last_steps(stub: SimpleNamespace, epochs: int, batches: int) -> list[tuple[i
     found, steps = [], 0
     for epoch in range(epochs):
         stub.current_epoch = epoch
+        ending.begin_epoch()
         for first in range(0, batches, stub.accumulate_grad_batches):
             stub.is_last_batch = first == batches - 1
             if ending.reached(first, steps):
@@ -158,6 +159,8 @@ class Watch(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx == 0 or self.steps == self.before:
+            self.ending.begin_epoch()
         if not self.in_window and self.ending.reached(batch_idx, self.steps - self.before):
             self.predicted.append(self.steps)
         self.in_window = True

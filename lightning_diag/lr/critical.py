@@ -16,13 +16,21 @@ def measured_noise_scale(trainer: Any) -> float | None:
 
     The largest, if several optimizers have one.
     """
-    for callback in trainer.callbacks:
-        history = getattr(callback, "history", None)
-        if isinstance(history, History):
-            values = [x for x in history.last(_NOISE_SCALE).values() if 0 < x < math.inf]
-            if values:
-                return max(values)
-    return None
+    return max(_of_gradients(trainer) or _of_neighbours(trainer), default=None)
+
+
+def _of_gradients(trainer: Any) -> list[float]:
+    """Return what `GradientNoiseScale` knows."""
+    known = [getattr(callback, "noise_scales", None) or {} for callback in trainer.callbacks]
+    scales = [scale.samples or 0.0 for each in known for scale in each.values()]
+    return [scale for scale in scales if 0 < scale < math.inf]
+
+
+def _of_neighbours(trainer: Any) -> list[float]:
+    """Return what a history knows; it grows with how far weights move between two steps."""
+    histories = [getattr(callback, "history", None) for callback in trainer.callbacks]
+    known = [each.last(_NOISE_SCALE) for each in histories if isinstance(each, History)]
+    return [scale for each in known for scale in each.values() if 0 < scale < math.inf]
 
 
 def beyond_critical(batch_size: float, base: float, critical: float, source: str) -> str:

@@ -18,6 +18,7 @@ from lightning_diag import DiagWarning, LinearScalingLR, WarmupLR
 from lightning_diag._compat import MisconfigurationException
 from lightning_diag.history import History
 from lightning_diag.lr.batch import own_batch_size
+from lightning_diag.measure.noise_estimate import NoiseScale
 from lightning_diag.record import Record
 from lr.fits import BASE, Ruler, closed_form, data, run, trainer
 from lr.test_warmup import RESUMING
@@ -258,6 +259,22 @@ def test_the_measured_noise_scale_is_the_critical_size() -> None:
     with pytest.warns(DiagWarning, match=r"critical batch size 20 \(measured\)"):
         fit(Measures(20.0))
     fit(Measures(200.0))
+
+
+class MeasuresWell(Measures):
+    """Has what `GradientNoiseScale` has, too."""
+
+    def __init__(self, scale: float, better: float | None) -> None:
+        super().__init__(scale)
+        self.noise_scales = {} if better is None else {"": NoiseScale(better, better, better, 9)}
+
+
+def test_a_noise_scale_of_whole_gradients_comes_before_one_of_neighbouring_steps() -> None:
+    with pytest.warns(DiagWarning, match=r"critical batch size 30 \(measured\)"):
+        fit(MeasuresWell(200.0, 30.0))
+    with pytest.warns(DiagWarning, match=r"critical batch size 20 \(measured\)"):
+        fit(MeasuresWell(20.0, None))
+    fit(MeasuresWell(20.0, 200.0))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Columns
+from lightning_diag.measure.base import Columns, HostColumns
 from lightning_diag.measure.moments import wide
 
 
@@ -74,9 +74,9 @@ class LossRing:
         counts, self._counts = self._counts, []
         if not any(counts):
             return None
-        sums = self._sums
         if not self._cells:
-            sums = torch.tensor(self._host, dtype=torch.float64, device="cpu")
+            return self._host_columns(counts)
+        sums = self._sums
         known = torch.zeros(self._slots, dtype=sums.dtype, device="cpu")
         known[self._slots - len(counts) :] = torch.tensor(counts, dtype=sums.dtype, device="cpu")
         known = known.to(sums.device, non_blocking=True)
@@ -84,6 +84,13 @@ class LossRing:
         losses = torch.where(known > 0, newest_last / known.clamp(min=1), torch.zeros_like(known))
         row = torch.cat([losses, known.clamp(max=1)]).unsqueeze(0)
         return Columns(row, row.new_zeros(1, 0))
+
+    def _host_columns(self, counts: list[int]) -> Columns:
+        first = self._slot - len(counts)
+        means = [self._host[first + i] / count if count else 0.0 for i, count in enumerate(counts)]
+        unknown = [0.0] * (self._slots - len(counts))
+        known = [1.0 if count else 0.0 for count in counts]
+        return HostColumns([[*unknown, *means, *unknown, *known]], [[]])
 
 
 def is_on_host(loss: Tensor) -> bool:

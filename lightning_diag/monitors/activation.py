@@ -55,7 +55,7 @@ class ActivationMonitor(Monitor):
         ``diag/activation/nonfinite_count``: NaN and infinite outputs.
         The history gets every call, see docs/architecture.md, and a histogram of its output on
         every eighth watched step; at steps at least four apart, after the first 16, variance gains,
-        tails of GELU and the like, and exact zeros of functions that are rarely exactly zero.
+        shares of exact zeros, and tails of GELU and the like.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -50,7 +50,7 @@ class DeadRelu(Rule):
     code: ClassVar[str] = "dead-relu"
     needs: ClassVar[tuple[str, ...]] = ("dead_relu/window_samples",)
     uses: ClassVar[tuple[str, ...]] = (
-        "activation/zero_fraction",
+        "activation/max",
         "dead_relu/fraction",
         "dead_relu/since_step",
         "gradient/total_norm",
@@ -115,17 +115,17 @@ class DeadRelu(Rule):
 
     def _silent(self, history: History, calls: Iterable[str]) -> list[str]:
         """Return the calls of a ReLU through which nothing has come in the newest records."""
-        newest = history.last("activation/zero_fraction")
-        silent = [place for place in calls if newest.get(place) == 1.0]
+        newest = history.last("activation/max")
+        silent = [place for place in calls if newest.get(place) == 0.0]
         if not silent:
             return []
-        window = history.window("activation/zero_fraction", self.silent_records)
+        window = history.window("activation/max", self.silent_records)
         if len(window) < self.silent_records:
             return []
-        return [p for p in silent if all(seen.get(p) == 1.0 for _, seen in window)]
+        return [p for p in silent if all(seen.get(p) == 0.0 for _, seen in window)]
 
     def _found_silent(self, history: History, places: list[str]) -> Finding:
-        window = history.window("activation/zero_fraction", self.silent_records)
+        window = history.window("activation/max", self.silent_records)
         first, last = window[0][0], window[-1][0]
         stuck = is_stuck(history, 0.5, self.patience)
         others = f" nor through {listing(places[1:])}," if len(places) > 1 else ""

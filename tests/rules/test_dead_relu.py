@@ -64,8 +64,7 @@ def test_a_call_that_lets_nothing_through_need_not_wait_for_the_window(
     last = STEPS[-looks:]
 
     def change(step: int, values: Any) -> None:
-        silent = {call(2): 1.0 if step in last else 0.5, call(0): 0.5}
-        values["activation/zero_fraction"] = silent
+        values["activation/max"] = {call(2): 0.0 if step in last else 0.5, call(0): 0.5}
 
     history = story(change, loss=flat)
     assert len(DeadRelu()(history)) == found
@@ -82,7 +81,7 @@ def test_a_silent_time_step_of_a_loop_is_no_dead_layer() -> None:
         calls = [f"act/relu#{i}" for i in range(4)]
         values["dead_relu/window_samples"] = dict.fromkeys(calls, 5000.0)
         values["dead_relu/fraction"] = dict.fromkeys(calls, 0.0)
-        values["activation/zero_fraction"] = {**dict.fromkeys(calls, 0.5), calls[0]: 1.0}
+        values["activation/max"] = {**dict.fromkeys(calls, 0.5), calls[0]: 0.0}
 
     about = meta()
     about["sites"] = {}

@@ -84,8 +84,8 @@ def read_curve(lrs: Sequence[float], losses: Sequence[float]) -> RangeTest:
 
     Example:
         >>> lrs = [10 ** (-5 + i / 10) for i in range(60)]
-        >>> read_curve(lrs, [2.0 for _ in lrs]).reason
-        'the loss never fell: it began at 2, and was never lower than 2, smoothed'
+        >>> read_curve(lrs, [2.0 for _ in lrs]).reason  # doctest: +ELLIPSIS
+        'the loss never clearly fell: it began at 2, ...'
 
     References:
         Smith, Cyclical learning rates for training neural networks, 2017, arXiv:1506.01186.
@@ -220,8 +220,8 @@ def _why_not(losses: Sequence[float], smoothed: Sequence[float], tested: int) ->
     is_fall = start - low > max(CERTAIN * error, LEAST_FALL * abs(start))
     if not is_fall or smoothed.index(low) == 0:
         return (
-            f"the loss never fell: it began at {start:.4g}, and was never lower than {low:.4g}, "
-            "smoothed"
+            f"the loss never clearly fell: it began at {start:.4g}, its lowest, smoothed, was "
+            f"{low:.4g}, and its noise has a standard error of {error:.2g}"
         )
     if smoothed.index(low) >= len(smoothed) - 1:
         return "the loss still fell at the highest learning rate: raise `max_lr`"

@@ -53,7 +53,8 @@ class ExplodingGradient(Rule):
         A step along such a gradient throws the weights far off: the loss jumps, often to NaN (W2).
 
     What to do:
-        Clip gradients, lower the learning rate or warm it up; in recurrent networks clip always.
+        Clip gradients, at a threshold that you set or by `AutoClip`, which finds its own; lower the
+        learning rate or warm it up; in recurrent networks clip always.
         If gradients grow with depth, scale the initial weights by fan-in or add normalisation.
 
     References:
@@ -124,8 +125,8 @@ class ExplodingGradient(Rule):
                 f"watched steps before; the loss went from {shown(highest)} to {shown(now)}.{where}"
             ),
             remedy=(
-                "Set `Trainer(gradient_clip_val=1.0)`, lower the learning rate, or warm it up over "
-                "the first few hundred steps."
+                "Set `Trainer(gradient_clip_val=1.0)` or add `lightning_diag.AutoClip`, lower the "
+                "learning rate, or warm it up over the first few hundred steps."
             ),
             places=places,
             steps=(first, last),

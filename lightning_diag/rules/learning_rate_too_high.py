@@ -43,8 +43,9 @@ class LearningRateTooHigh(Rule):
         and that outlasts the learning rate (W5, W6, W10).
 
     What to do:
-        Divide the learning rate by 3 to 10, until updates are about a thousandth of the weights;
-        warm it up, or clip gradients if only a few steps are too large.
+        Divide the learning rate by 3 to 10, until updates are about a thousandth of the weights,
+        or take what a range test suggests; warm it up, or clip gradients if only a few steps are
+        too large. A rate that was chosen for larger batches is scaled down by `LinearScalingLR`.
 
     References:
         CS231n course notes, Neural Networks Part 3: ratio of updates to weights about 1e-3.
@@ -138,8 +139,10 @@ class LearningRateTooHigh(Rule):
                 f"{harm.text}."
             ),
             remedy=(
-                "Divide the learning rate by 3 to 10, until `update/ratio` is about 1e-3; if only "
-                "the first steps are too large, warm it up."
+                "Divide the learning rate by 3 to 10, until `update/ratio` is about 1e-3, or take "
+                "what `lightning_diag.lr.range_test.lr_range_test` suggests. If only the first "
+                "steps are too large, warm it up with `lightning_diag.WarmupLR`; if it was chosen "
+                "for larger batches, scale it with `lightning_diag.LinearScalingLR`."
             ),
             places=tuple(sorted(known, key=lambda name: -newest[name])[:8]),
             steps=(first, history.steps[-1]),

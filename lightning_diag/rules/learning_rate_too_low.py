@@ -51,7 +51,8 @@ class LearningRateTooLow(Rule):
 
     What to do:
         Multiply the learning rate by 10 until the loss falls clearly, or updates are about a
-        thousandth of the weights.
+        thousandth of the weights, or take what a range test suggests. A rate that was chosen for
+        smaller batches is scaled up by `LinearScalingLR`.
 
     References:
         CS231n course notes, Neural Networks Part 3: ratio of updates to weights about 1e-3.
@@ -147,8 +148,10 @@ class LearningRateTooLow(Rule):
                 f"{shown(loss.start)} to {shown(loss.now)} in {loss.steps:,} steps.{why}"
             ),
             remedy=(
-                "Multiply the learning rate by 10, until `update/ratio` is about 1e-3 or the "
-                "loss falls clearly."
+                "Multiply the learning rate by 10, until `update/ratio` is about 1e-3 or the loss "
+                "falls clearly, or take what `lightning_diag.lr.range_test.lr_range_test` "
+                "suggests. If it was chosen for smaller batches, scale it with "
+                "`lightning_diag.LinearScalingLR`."
             ),
             places=tuple(sorted(names, key=lambda n: window[-1][1].get(n, 1.0))[:8]),
             steps=(first, last),

@@ -189,9 +189,9 @@ class LossSpike(Rule):
                 f"{shown(leap.highest)}), and {until}.{again}"
             ),
             remedy=(
-                "Look at the batch of that step, and set `Trainer(gradient_clip_val=1.0)`; if the "
-                "loss stays up, go on from a checkpoint before the spike with a lower learning "
-                "rate."
+                "Look at the batch of that step, and set `Trainer(gradient_clip_val=1.0)`, or the "
+                "threshold that `lightning_diag.GradientClipAdvisor` suggests; if the loss stays "
+                "up, go on from a checkpoint before the spike with a lower learning rate."
             ),
             places=(),
             steps=(first, min(step, spikes[-1].leap.step + spikes[-1].lasted)),

@@ -41,7 +41,8 @@ class NoisyGradient(Rule):
         and shrinks with the batch (W15, W10).
 
     What to do:
-        Average over more samples (larger batches, or accumulation), or lower the learning rate.
+        Average over more samples (larger batches, or accumulation), or lower the learning rate. How
+        many samples pay is measured by `GradientNoiseScale`.
 
     References:
         McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv:1812.06162.
@@ -140,8 +141,9 @@ class NoisyGradient(Rule):
                 f"{noise:.0%}, and has stalled at {shown(level)} after {shown(loss.start)}."
             ),
             remedy=(
-                "Use batches of several times the size, or "
-                "`Trainer(accumulate_grad_batches=8)`, or divide the learning rate by 3 to 10."
+                "Use batches of several times the size (`lightning_diag.GradientNoiseScale` says "
+                "which), or `Trainer(accumulate_grad_batches=8)`, or divide the learning rate by 3 "
+                "to 10."
             ),
             places=(),
             steps=(first, last),

@@ -79,8 +79,8 @@ class Overfitting(Rule):
         zero shows no U, only the gap (W11).
 
     What to do:
-        Keep the checkpoint of the best validation; get more data or augment it; add dropout or
-        weight decay; use a smaller model.
+        Stop at the best validation loss, and keep its weights; get more data or augment it; add
+        dropout or weight decay; use a smaller model.
 
     References:
         Goodfellow et al., Deep Learning, 2016, section 7.8 (early stopping).
@@ -152,8 +152,9 @@ class Overfitting(Rule):
                 severity=found.severity,
                 message=found.text,
                 remedy=(
-                    "Keep the checkpoint of the best validation loss; get or augment data, add "
-                    "`torch.nn.Dropout` or weight decay, or use a smaller model."
+                    "Stop at the best validation loss, and keep its weights, with "
+                    "`lightning_diag.EarlyStoppingWindow(restore_best=True)`; get or augment data, "
+                    "add `torch.nn.Dropout` or weight decay, or use a smaller model."
                 ),
                 places=(),
                 steps=(found.first, checks[-1].step),

@@ -55,8 +55,8 @@ def rmsprop(lr: float) -> Callable[[Any], Any]:
 KINDS = {
     "ReLU, SGD with momentum": (chain(), sgd, 1.0, 1e-6),
     "tanh, Adam": (chain(nn.Tanh, 2), adam, 1.0, 1e-7),
-    "layer norm, AdamW": (chain(norm=nn.LayerNorm), adamw, 3.0, 1e-7),
-    "GELU, RMSprop": (chain(nn.GELU, 2, 64), rmsprop, 0.3, 1e-8),
+    "layer norm, AdamW": (chain(norm=nn.LayerNorm), adamw, 0.3, 1e-7),
+    "GELU, RMSprop": (chain(nn.GELU, 2, 64), rmsprop, 10.0, 1e-8),
 }
 """Name to a network, its optimizer, and a learning rate that is too high and one too low."""
 ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
@@ -82,18 +82,18 @@ def test_a_wrong_learning_rate_is_cured_by_a_range_test_and_a_warm_up(
     assert cured.last < 0.3 * cured.first
 
 
-@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("seed", [5, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_rate_for_large_batches_is_cured_by_scaling(seed: int) -> None:
-    """P15: batches of 4 at the learning rate that suits 256."""
-    sick = Training(optimizer=sgd(0.3), batch_size=4, steps=200, seed=seed)
+    """P15: batches of 8 at the learning rate that suits 256."""
+    sick = Training(optimizer=sgd(0.5), batch_size=8, steps=300, seed=seed)
     found = course(sick)
     cured = course(replace(sick, callbacks=lambda: [LinearScalingLR(256)]))
     assert HIGH in found.codes
     assert HIGH not in cured.codes
-    assert cured.last < 0.7 * cured.first
+    assert cured.last < 0.3 * cured.first
 
 
-@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("seed", [5, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_rate_for_single_samples_is_cured_by_scaling(seed: int) -> None:
     """P15: batches of 400 at the learning rate that suits one sample."""
     sick = Training(optimizer=sgd(1e-4), batch_size=400, steps=120, seed=seed)
@@ -104,9 +104,10 @@ def test_a_rate_for_single_samples_is_cured_by_scaling(seed: int) -> None:
     assert cured.last < 0.3 * cured.first
 
 
-def test_a_rate_that_is_too_high_at_first_is_cured_by_a_warm_up() -> None:
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_rate_that_is_too_high_at_first_is_cured_by_a_warm_up(seed: int) -> None:
     """P14: the rate itself stays as high as it was."""
-    sick = Training(chain(layers=6), sgd(0.2), steps=200)
+    sick = Training(chain(layers=6, norm=nn.LayerNorm), adam(0.1), steps=200, seed=seed)
     found, cured = course(sick), course(replace(sick, callbacks=lambda: [WarmupLR(100)]))
     assert HIGH in found.codes
     assert HIGH not in cured.codes

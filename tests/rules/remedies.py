@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -119,7 +119,12 @@ class Remedy(NamedTuple):
     name: str
     """The remedy: names as they stand between backticks, or words of the text."""
     sick: Training
-    healthy: Training
+    healthy: Training | Callable[[Training], Training]
+    """The treated training, or what makes it of the sick one, once it has looked at that."""
+
+    def treated(self) -> Training:
+        """Return the treated training."""
+        return self.healthy if isinstance(self.healthy, Training) else self.healthy(self.sick)
 
 
 class Module(pl.LightningModule):
@@ -169,6 +174,7 @@ class Training:
     sampler: Callable[[Tensor], Any] | None = None
     workers: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[], Sequence[Any]] = tuple
     seed: int = 0
 
     def loader(self, *, held: bool) -> DataLoader[Any]:
@@ -193,7 +199,7 @@ def findings(training: Training) -> dict[str, Finding]:
     torch.manual_seed(training.seed)
     doctor = Doctor(every_n_steps=1, max_overhead=1e9, startup_seconds=1e9)
     options = {**QUIET, "max_steps": training.steps, "max_epochs": -1, **training.options}
-    trainer = pl.Trainer(callbacks=[doctor], **options)
+    trainer = pl.Trainer(callbacks=[doctor, *training.callbacks()], **options)
     validation: dict[str, Any] = (
         {"val_dataloaders": training.loader(held=True)} if training.held else {}
     )

@@ -297,9 +297,12 @@ def resolves(name: str) -> bool:
     """Return whether a name that a remedy gives is one of torch, of Lightning or of a metric."""
     if name == "update/ratio":
         return True
-    call = re.fullmatch(r"Trainer\((\w+)=.+\)", name)
+    call = re.fullmatch(r"(Trainer|[\w.]+\.\w+)\((\w+)=.+\)", name)
     if call:
-        return call[1] in inspect.signature(pytorch_lightning.Trainer).parameters
+        home, _, made = call[1].rpartition(".")
+        owner = importlib.import_module(home or "pytorch_lightning")
+        called = getattr(owner, made, None)
+        return called is not None and call[2] in inspect.signature(called).parameters
     owners = [torch.Tensor, torch.nn.Module, pytorch_lightning.LightningModule]
     word = re.fullmatch(r"\.?(\w+)(\(.*\))?", name)
     if word:
@@ -313,6 +316,8 @@ def test_a_name_that_does_not_exist_is_found() -> None:
     assert resolves("Trainer(gradient_clip_val=1.0)")
     assert not resolves("torch.nn.LeakyRelu")
     assert not resolves("Trainer(clip=1.0)")
+    assert resolves("lightning_diag.EarlyStoppingWindow(restore_best=True)")
+    assert not resolves("lightning_diag.EarlyStoppingWindow(restores=True)")
     assert not resolves("leaky_relus")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional, init
 
 from lightning_diag.rules import DEFAULT_RULES, Rule
-from rules import more_treatments
+from rules import lr_treatments, more_treatments
 from rules.remedies import (
     Remedy,
     Training,
@@ -173,10 +173,11 @@ REMEDIES: Sequence[Remedy] = (
         "non-finite", "Trainer(gradient_clip_val=1.0)", THROWN, replace(THROWN, options=CLIPPED)
     ),
 )
-ALL = (*REMEDIES, *TREATMENTS, *more_treatments.QUICK, *more_treatments.SLOW)
+SLOW_ONES = (*more_treatments.SLOW, *lr_treatments.SLOW_ONES)
+ALL = (*REMEDIES, *TREATMENTS, *more_treatments.QUICK, *lr_treatments.QUICK, *SLOW_ONES)
 EACH = pytest.mark.parametrize(
     "remedy",
-    [pytest.param(r, marks=[pytest.mark.slow] * (r in more_treatments.SLOW)) for r in ALL],
+    [pytest.param(r, marks=[pytest.mark.slow] * (r in SLOW_ONES)) for r in ALL],
     ids=[f"{r.code}, {r.name}" for r in ALL],
 )
 
@@ -204,7 +205,7 @@ def found_in(training: Training) -> frozenset[str]:
 @EACH
 def test_the_symptom_is_gone_with_the_remedy(remedy: Remedy) -> None:
     assert remedy.code in found_in(remedy.sick)
-    assert remedy.code not in found_in(remedy.healthy)
+    assert remedy.code not in found_in(remedy.treated())
 
 
 @pytest.mark.parametrize("remedy", ALL, ids=lambda r: f"{r.code}, {r.name}")

@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     from lightning_diag.rules.base import Rule
     from lightning_diag.stopping.early_stopping import EarlyStoppingWindow
     from lightning_diag.stopping.pruning import OptunaPruning
+    from lightning_diag.transfer.cache import FeatureCache
+    from lightning_diag.transfer.compare import compare_transfer
+    from lightning_diag.transfer.comparison import TransferComparison
+    from lightning_diag.transfer.features import CachedFeatures, cache_features
+    from lightning_diag.transfer.freezing import LayerFreezing
+    from lightning_diag.transfer.linear_probe import LinearProbe, linear_probe
+    from lightning_diag.transfer.load_report import LoadReport
+    from lightning_diag.transfer.loading import load_pretrained
     from lightning_diag.warning import DiagWarning
 
 __version__ = "0.1.0"
@@ -59,6 +67,7 @@ __all__ = [
     "AutoClip",
     "BatchNormMonitor",
     "BatchSizeAdvice",
+    "CachedFeatures",
     "ClipAdvice",
     "DataMonitor",
     "DeadReLUTracker",
@@ -67,6 +76,7 @@ __all__ = [
     "EarlyStoppingWindow",
     "Evidence",
     "ExponentialDecayLR",
+    "FeatureCache",
     "FilterMonitor",
     "Finding",
     "GradientClipAdvisor",
@@ -75,7 +85,10 @@ __all__ = [
     "GradientNoiseScale",
     "History",
     "InverseSquareRootLR",
+    "LayerFreezing",
+    "LinearProbe",
     "LinearScalingLR",
+    "LoadReport",
     "LossMonitor",
     "OptunaPruning",
     "OutputMonitor",
@@ -84,6 +97,7 @@ __all__ = [
     "Record",
     "Rule",
     "SetupMonitor",
+    "TransferComparison",
     "UpdateRatioLogger",
     "ValidationMonitor",
     "WarmRestartsLR",
@@ -92,7 +106,11 @@ __all__ = [
     "WeightMonitor",
     "WorstExamples",
     "__version__",
+    "cache_features",
     "clip_advice",
+    "compare_transfer",
+    "linear_probe",
+    "load_pretrained",
     "lr_range_test",
     "plot_schedule",
     "suggest_batch_size",
@@ -104,6 +122,7 @@ _HOMES = {
     "AutoClip": "clipping.autoclip",
     "BatchNormMonitor": "monitors.batch_norm",
     "BatchSizeAdvice": "batch_size",
+    "CachedFeatures": "transfer.features",
     "ClipAdvice": "clipping.advice",
     "DataMonitor": "monitors.data",
     "DeadReLUTracker": "monitors.dead_relu",
@@ -112,6 +131,7 @@ _HOMES = {
     "EarlyStoppingWindow": "stopping.early_stopping",
     "Evidence": "finding",
     "ExponentialDecayLR": "lr.schedules",
+    "FeatureCache": "transfer.cache",
     "FilterMonitor": "monitors.filters",
     "Finding": "finding",
     "GradientClipAdvisor": "clipping.advisor",
@@ -120,7 +140,10 @@ _HOMES = {
     "GradientNoiseScale": "monitors.noise_scale",
     "History": "history",
     "InverseSquareRootLR": "lr.schedules",
+    "LayerFreezing": "transfer.freezing",
+    "LinearProbe": "transfer.linear_probe",
     "LinearScalingLR": "lr.scaling",
+    "LoadReport": "transfer.load_report",
     "LossMonitor": "monitors.loss",
     "OptunaPruning": "stopping.pruning",
     "OutputMonitor": "monitors.output",
@@ -129,6 +152,7 @@ _HOMES = {
     "Record": "record",
     "Rule": "rules.base",
     "SetupMonitor": "monitors.setup",
+    "TransferComparison": "transfer.comparison",
     "UpdateRatioLogger": "monitors.update_ratio",
     "ValidationMonitor": "monitors.validation",
     "WarmRestartsLR": "lr.schedules",
@@ -136,8 +160,12 @@ _HOMES = {
     "WarmupStableDecayLR": "lr.schedules",
     "WeightMonitor": "monitors.weight",
     "WorstExamples": "monitors.examples",
+    "cache_features": "transfer.features",
     "clip_advice": "clipping.advice",
+    "compare_transfer": "transfer.compare",
+    "linear_probe": "transfer.linear_probe",
     "suggest_batch_size": "batch_size",
+    "load_pretrained": "transfer.loading",
     "lr_range_test": "lr.range_test",
     "plot_schedule": "lr.preview",
 }

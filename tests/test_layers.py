@@ -21,6 +21,7 @@ OPTIONAL = {"wandb", "sklearn", "matplotlib", "plotly", "tensorboard", "tqdm", "
     "optuna",
     "pandas",
     "pyarrow",
+    "safetensors",
 }
 ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "weights", "cli"} | {
     "attach",
@@ -43,6 +44,7 @@ NEVER: dict[str, set[str]] = {
     "loggers": ACTORS | {"measure"},
     "lr": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli"},
     "stopping": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli", "measure"},
+    "transfer": {"rules", "report", "probe", "monitors", "loggers", "doctor", "cli", "measure"},
 }
 NO_TORCH = WORDS | {"rules", "report", "figures"}
 

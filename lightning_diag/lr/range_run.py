@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import random
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from lightning_diag._compat import NAMESPACES, Callback, LightningModule, namespace_of
+from lightning_diag.lr.apart import apart, loaders_apart
 
 KEEP = 0.9
 """Of the running average that ends a test early. Our choice: ten steps, a decade at most."""
@@ -42,10 +36,7 @@ def measured_curve(
     if namespace is None or not isinstance(model, LightningModule):
         raise TypeError(f"`model` must be a LightningModule, got {type(model).__name__}.")
     rising = _Rising(rates, stop_factor)
-    with ExitStack() as undone:
-        folder = undone.enter_context(tempfile.TemporaryDirectory())
-        for each in (_kept_states(), _kept_generators(data), _quiet(namespace), _kept_flags()):
-            undone.enter_context(each)
+    with apart() as folder, loaders_apart(data) as loaders:
         trainer = NAMESPACES[namespace].Trainer(
             accelerator=accelerator,
             devices=1,
@@ -64,7 +55,7 @@ def measured_curve(
         )
         # Not deep: data may be large, and what `setup` makes is set on the copy.
         module = copy.copy(datamodule)
-        trainer.fit(copy.deepcopy(model), _loaders(data), datamodule=module)
+        trainer.fit(copy.deepcopy(model), loaders, datamodule=module)
     if not rising.losses:
         raise ValueError(
             "`model.training_step` must return a loss for a range test, got none: with manual "
@@ -143,84 +134,3 @@ def _settings(like: Any) -> dict[str, Any]:
     """Return what holds for a user's trainer and must hold here, too."""
     names = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
     return {} if like is None else {name: getattr(like, name) for name in names}
-
-
-def _loaders(data: Any) -> Any:
-    """Copy loaders, not their data: an iterator that stays open is then the copy's."""
-    if isinstance(data, DataLoader):
-        return copy.copy(data)
-    if isinstance(data, dict):
-        return {name: _loaders(each) for name, each in data.items()}
-    return [_loaders(each) for each in data] if type(data) in (list, tuple) else data
-
-
-@contextmanager
-def _kept_states() -> Iterator[None]:
-    """Put the random states of Python, NumPy and torch back."""
-    numpy = sys.modules.get("numpy")
-    python, legacy = random.getstate(), numpy.random.get_state() if numpy else None
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        if numpy:
-            numpy.random.set_state(legacy)
-
-
-@contextmanager
-def _kept_generators(data: Any) -> Iterator[None]:
-    """Put back what loaders and their samplers draw from, and the epoch they are in."""
-    parts = list(_parts(data))
-    states = [(g, g.get_state()) for g in _generators(parts)]
-    epochs = [(p, p.epoch) for p in parts if isinstance(getattr(p, "epoch", None), int)]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
-        for part, epoch in epochs:
-            part.epoch = epoch
-
-
-def _parts(data: Any) -> Iterator[Any]:
-    if isinstance(data, dict):
-        data = list(data.values())
-    for each in data if isinstance(data, (list, tuple)) else [data]:
-        yield each
-        for name in ("sampler", "batch_sampler"):
-            part = getattr(each, name, None)
-            yield from () if part is None else (part, getattr(part, "sampler", None))
-
-
-def _generators(parts: Sequence[Any]) -> list[torch.Generator]:
-    found = [getattr(part, "generator", None) for part in parts]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
-
-
-@contextmanager
-def _quiet(namespace: str) -> Iterator[None]:
-    """Keep what Lightning tells of a training that the user did not start to itself."""
-    logger = logging.getLogger(namespace)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # Advice on loaders and steps; what the module itself warns of is the module's.
-            warnings.filterwarnings("ignore", module=namespace.replace(".", r"\."))
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _kept_flags() -> Iterator[None]:
-    """Put back what a Trainer sets for the whole process when it is made."""
-    benchmark = torch.backends.cudnn.benchmark
-    strict = torch.are_deterministic_algorithms_enabled()
-    mild = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(strict, warn_only=mild)

@@ -1,0 +1,1 @@
+"""Transfer: freezing and thawing layers, loading weights, cached features."""

@@ -237,7 +237,7 @@ def _compute(entry: Entry, shard: int, job: Job) -> None:
     taken = {path for _, path in job.where.inputs}
     parts: dict[str, list[Tensor]] = {name: [] for name in entry.layout.columns}
     for part, view in _by_view(rows, count, job.settings.views):
-        for indices, batch in samples.in_order(part, view):
+        for indices, batch in samples.in_order(part, view, seed=shard + 1):
             reading.require_rows(batch, len(indices))
             keep = min(len(indices), part.stop - indices[0])
             known = data.batches.get(indices[0])

@@ -71,11 +71,17 @@ class Samples:
         with same_random_state():
             return self.collate([dataset[i] for i in indices])
 
-    def in_order(self, rows: range, view: int | None = None) -> Iterator[tuple[list[int], Any]]:
+    def in_order(
+        self, rows: range, view: int | None = None, *, seed: int = 0
+    ) -> Iterator[tuple[list[int], Any]]:
         """Yield the numbers and batches of consecutive samples.
 
         The last batch of all is filled up with the first samples, since a sample's features may
         depend on how many others there are in its last bits.
+
+        Args:
+            view: Which random view of each sample, None for samples that are not random.
+            seed: Of the random states meanwhile: what depends on them, another one shows.
         """
         size, count = self.batch_size, len(self)
         batches = [
@@ -88,10 +94,11 @@ class Samples:
             batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.workers,
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator().manual_seed(seed),
             **self.options,
         )
         with same_random_state():
+            _seed(seed)
             yield from zip(batches, loader, strict=True)
 
     def spread(self, count: int) -> list[int]:
@@ -107,11 +114,14 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.view = dataset, view
 
     def __getitem__(self, index: int) -> Any:
-        seed = int(Digest().add([self.view, index]).hex(), 16)
-        torch.manual_seed(seed % 2**63)
-        random.seed(seed)
-        np.random.seed(seed % _FAR)  # noqa: NPY002  # transforms draw from the global one
+        _seed(int(Digest().add([self.view, index]).hex(), 16))
         return self.dataset[index]
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed % 2**63)
+    random.seed(seed)
+    np.random.seed(seed % _FAR)  # noqa: NPY002  # transforms draw from the global one
 
 
 @contextmanager

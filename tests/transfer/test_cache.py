@@ -703,7 +703,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         samples, tokens = x.shape
         position = torch.arange(tokens)[None, :, None] / (tokens + 0 * samples)
-        return self.out(self.layers(self.embedding(x) + position)).mean(1)
+        out: Tensor = self.out(self.layers(self.embedding(x) + position)).mean(1)
+        return out
 
 
 def test_a_transformer_is_cut_between_its_layers(tmp_path: Path) -> None:

@@ -140,9 +140,9 @@ class LearningRateTooHigh(Rule):
             ),
             remedy=(
                 "Divide the learning rate by 3 to 10, until `update/ratio` is about 1e-3, or take "
-                "what `lightning_diag.lr.range_test.lr_range_test` suggests. If only the first "
-                "steps are too large, warm it up with `lightning_diag.WarmupLR`; if it was chosen "
-                "for larger batches, scale it with `lightning_diag.LinearScalingLR`."
+                "what `lightning_diag.lr_range_test` suggests. If only the first steps are too "
+                "large, warm it up with `lightning_diag.WarmupLR`; if it was chosen for larger "
+                "batches, scale it with `lightning_diag.LinearScalingLR`."
             ),
             places=tuple(sorted(known, key=lambda name: -newest[name])[:8]),
             steps=(first, history.steps[-1]),

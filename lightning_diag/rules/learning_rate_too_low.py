@@ -149,9 +149,8 @@ class LearningRateTooLow(Rule):
             ),
             remedy=(
                 "Multiply the learning rate by 10, until `update/ratio` is about 1e-3 or the loss "
-                "falls clearly, or take what `lightning_diag.lr.range_test.lr_range_test` "
-                "suggests. If it was chosen for smaller batches, scale it with "
-                "`lightning_diag.LinearScalingLR`."
+                "falls clearly, or take what `lightning_diag.lr_range_test` suggests. If it was "
+                "chosen for smaller batches, scale it with `lightning_diag.LinearScalingLR`."
             ),
             places=tuple(sorted(names, key=lambda n: window[-1][1].get(n, 1.0))[:8]),
             steps=(first, last),

@@ -78,7 +78,7 @@ PAIRS = Training(batch_size=2, optimizer=sgd(0.1, 0.0), steps=700)
 QUICK: Sequence[Remedy] = (
     Remedy(
         "learning-rate-too-high",
-        "lightning_diag.lr.range_test.lr_range_test",
+        "lightning_diag.lr_range_test",
         FAST,
         replace(FAST, optimizer=suggested(FAST, adam)),
     ),
@@ -96,7 +96,7 @@ QUICK: Sequence[Remedy] = (
     ),
     Remedy(
         "learning-rate-too-low",
-        "lightning_diag.lr.range_test.lr_range_test",
+        "lightning_diag.lr_range_test",
         SLOW,
         replace(SLOW, optimizer=suggested(SLOW)),
     ),

@@ -137,6 +137,7 @@ class FilterMonitor(Monitor):
         step = run.step
         if step == self._looked:
             return  # another micro-batch
+        ending.begin_epoch()  # its first batch may not have been watched
         if step >= self._next or ending.reached(batch_idx, step - self._begun):
             self._looked = step
             found = self._found(batch)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +62,15 @@ def run_python() -> RunPython:
         return result.stdout
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _lightning_says_what_it_says_by_default() -> Iterator[None]:
+    """Whatever level of its loggers an earlier test, or an example that it ran, has set."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

@@ -74,3 +74,10 @@ def _lightning_says_what_it_says_by_default() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
+    monkeypatch.setattr("sys.argv", ["train"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.demos.boring_classes import BoringModel
+from cli_config import callback
 
 from lightning_diag import DeadReLUTracker, Doctor, LossMonitor
 from lightning_diag.rules.dead_relu import DeadRelu
 from lightning_diag.rules.non_finite import NonFinite
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 CONFIG = """
 trainer:
@@ -29,25 +29,8 @@ trainer:
 """
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
-    monkeypatch.setattr("sys.argv", ["train"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def built(config: str, *arguments: str) -> Doctor:
-    """Return the doctor that a file describes."""
-    Path("config.yaml").write_text(config, encoding="utf-8")
-    cli: Any = LightningCLI(
-        BoringModel,
-        run=False,
-        args=["--config=config.yaml", *arguments],
-        save_config_callback=None,
-        seed_everything_default=0,
-    )
-    (doctor,) = [each for each in cli.trainer.callbacks if isinstance(each, Doctor)]
-    return doctor
+    return callback(Doctor, config, *arguments)
 
 
 def test_thresholds_and_mutes_are_read_from_yaml() -> None:

@@ -71,26 +71,13 @@ class Fit:
         self._watching = self._stepped = self._in_window = False
         self._waited = 0
         self._observers = self._prepared(fresh=not state)
-        self._every_batch = [
-            observer
-            for observer in self._observers
-            if type(observer).batch_ended is not Observer.batch_ended
-        ]
-        self._of_batches = [
-            observer
-            for observer in self._observers
-            if type(observer).batch_started is not Observer.batch_started
-        ]
-        self._attaching = [
-            observer for observer in self._observers if type(observer).let_go is not Observer.let_go
-        ]
+        self._every_batch = self._that_take("batch_ended")
+        self._of_batches = self._that_take("batch_started")
+        self._attaching = self._that_take("let_go")
         self._notes = NoteTaker(self._observers, self.guard, self._tally)
-        self._owners: dict[int, Observer] = {}
-        self._measures: list[CallMeasure] = []
-        for observer in self._observers:
-            for measure in observer.call_measures():
-                self._owners[id(measure)] = observer
-                self._measures.append(measure)
+        owned = [(one, measure) for one in self._observers for measure in one.call_measures()]
+        self._owners: dict[int, Observer] = {id(measure): one for one, measure in owned}
+        self._measures: list[CallMeasure] = [measure for _, measure in owned]
         self._eager = EagerStep(watchers[0].compiled_models)
         modules = trained_modules(run.module)
         self._watch = CallWatch(modules, self._measures, self._sink, self._look)
@@ -112,6 +99,11 @@ class Fit:
             recorder=self.recorder,
             watch=self._watch,
         )
+
+    def _that_take(self, call: str) -> list[Observer]:
+        """Return the observers that do something when they are called by this name."""
+        nothing = getattr(Observer, call)
+        return [one for one in self._observers if getattr(type(one), call) is not nothing]
 
     def _prepared(self, *, fresh: bool) -> list[Observer]:
         """Prepare all observers; those that cannot work here are left out with one warning."""

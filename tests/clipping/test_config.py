@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.demos.boring_classes import BoringModel
+from cli_config import callbacks
 
 from lightning_diag import (
     AdaptiveGradientClipping,
@@ -17,6 +15,8 @@ from lightning_diag import (
     GradientClipAdvisor,
     GradientNoiseScale,
 )
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 CONFIG = """
 trainer:
@@ -35,24 +35,9 @@ trainer:
 """
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
-    monkeypatch.setattr("sys.argv", ["train"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def built(config: str, *arguments: str) -> dict[type, Any]:
     """Return the callbacks that a file describes."""
-    Path("config.yaml").write_text(config, encoding="utf-8")
-    cli: Any = LightningCLI(
-        BoringModel,
-        run=False,
-        args=["--config=config.yaml", *arguments],
-        save_config_callback=None,
-        seed_everything_default=0,
-    )
-    return {type(callback): callback for callback in cli.trainer.callbacks}
+    return {type(each): each for each in callbacks(config, *arguments)}
 
 
 def check(found: dict[type, Any]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.demos.boring_classes import BoringModel
+from cli_config import callbacks
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -34,26 +32,12 @@ trainer:
 """
 
 
-@pytest.fixture
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
-    monkeypatch.setattr("sys.argv", ["train"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def built(config: str, *arguments: str) -> list[Any]:
-    Path("config.yaml").write_text(config, encoding="utf-8")
-    cli: Any = LightningCLI(
-        BoringModel,
-        run=False,
-        args=["--config=config.yaml", *arguments],
-        save_config_callback=None,
-        seed_everything_default=0,
-    )
-    return [c for c in cli.trainer.callbacks if isinstance(c, (WarmupLR, LinearScalingLR))]
+    found = callbacks(config, *arguments)
+    return [each for each in found if isinstance(each, (WarmupLR, LinearScalingLR))]
 
 
-@pytest.mark.usefixtures("_alone")
+@pytest.mark.usefixtures("alone")
 def test_callbacks_survive_a_round_trip_through_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         built(CONFIG, "--print_config")

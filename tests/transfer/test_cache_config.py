@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.demos.boring_classes import BoringModel
+from cli_config import callback
 
 from lightning_diag import FeatureCache
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 CONFIG = """
 trainer:
@@ -28,25 +28,8 @@ trainer:
 """
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LightningCLI minds the test runner's arguments, and calls what jsonargparse has replaced."""
-    monkeypatch.setattr("sys.argv", ["train"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 def built(config: str, *arguments: str) -> FeatureCache:
-    """Return the cache that a file describes."""
-    Path("config.yaml").write_text(config, encoding="utf-8")
-    cli: Any = LightningCLI(
-        BoringModel,
-        run=False,
-        args=["--config=config.yaml", *arguments],
-        save_config_callback=None,
-        seed_everything_default=0,
-    )
-    (cache,) = [each for each in cli.trainer.callbacks if isinstance(each, FeatureCache)]
-    return cache
+    return callback(FeatureCache, config, *arguments)
 
 
 def test_arguments_survive_a_round_trip(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.demos.boring_classes import BoringModel
+from cli_config import callback
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 
@@ -344,28 +342,16 @@ trainer:
 """
 
 
-def test_arguments_survive_a_round_trip(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["train"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+def built(config: str, *arguments: str) -> LayerFreezing:
+    return callback(LayerFreezing, config, *arguments)
 
-    def built(config: str, *arguments: str) -> LayerFreezing:
-        Path("config.yaml").write_text(config, encoding="utf-8")
-        cli: Any = LightningCLI(
-            BoringModel,
-            run=False,
-            args=["--config=config.yaml", *arguments],
-            save_config_callback=None,
-            seed_everything_default=0,
-        )
-        (found,) = [c for c in cli.trainer.callbacks if isinstance(c, LayerFreezing)]
-        return found
 
+@pytest.mark.usefixtures("alone")
+def test_arguments_survive_a_round_trip(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         built(CONFIG, "--print_config")
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["trainer"]["callbacks"][0]["init_args"]["lr_decay"] == 0.5
-    for callback in (built(CONFIG), built(printed)):
-        assert callback.timetable.starts == [0, 3]
-        assert callback.timetable.entries == [["head"], ["layer4", "re:layer[23]"]]
+    for found in (built(CONFIG), built(printed)):
+        assert found.timetable.starts == [0, 3]
+        assert found.timetable.entries == [["head"], ["layer4", "re:layer[23]"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import warm
 
 import lightning_diag
 
@@ -21,6 +23,12 @@ RunPython = Callable[..., str]
 
 # Tensors that are made while tests are collected must be the same in every worker.
 torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: tests that call it would wait for seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +54,26 @@ def root() -> Path:
 
 @pytest.fixture
 def run_python() -> RunPython:
-    """Return a function that runs code in a fresh interpreter and returns what it printed."""
+    """Return a function that runs code in a fresh interpreter and returns what it printed.
+
+    With `torch`, that has imported torch and torchmetrics already, which otherwise takes seconds.
+    """
     home = Path(lightning_diag.__file__).resolve().parent.parent
 
-    def run(code: str, *arguments: str, timeout: float = 100) -> str:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, *arguments],
-            env={**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(code: str, *arguments: str, timeout: float = 100, torch: bool = False) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"}
+        given = ["-c", code, *arguments]
+        if torch:
+            result = warm.run_python(given, Path.cwd(), environment, seconds=timeout)
+        else:
+            result = subprocess.run(
+                [sys.executable, "-W", "error", *given],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
         assert result.returncode == 0, result.stderr
         return result.stdout
 

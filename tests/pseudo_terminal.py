@@ -8,20 +8,20 @@ import pty
 import re
 import select
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import warm
 
 _PIECES = re.compile(
     r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\]8;[^\x1b]*\x1b\\|([\r\n\x08])|([^\x1b\r\n\x08]+)"
 )
 
 
-def written(
-    *words: str, columns: int = 80, timeout: float = 90, env: Mapping[str, str] | None = None
-) -> str:
+def written(*words: str, env: Mapping[str, str]) -> str:
     """Return all that Python wrote to a terminal of its own, called with some words.
 
     Raises:
@@ -29,20 +29,20 @@ def written(
         AssertionError: If it fails.
     """
     mine, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 200, columns, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 80, 0, 0))
     own = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    own |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **(env or {})}
-    process = subprocess.Popen(
-        [sys.executable, *words], stdin=its, stdout=its, stderr=its, env=own, close_fds=True
-    )
-    os.close(its)
-    try:
-        text = _all(mine, time.monotonic() + timeout).decode(errors="replace")
-        assert process.wait(10) == 0, text
-    finally:
-        os.close(mine)
-        process.kill()
-        process.wait()
+    own |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **env}
+    terminal = os.ttyname(its)
+    command = warm.Command(words, str(Path.cwd()), own, terminal, terminal, strict=False)
+    with ThreadPoolExecutor(1) as pool:
+        statuses = pool.submit(warm.run_all, [command], 90.0)
+        # as soon as nobody has it open, what was read so far is all
+        statuses.add_done_callback(lambda _: os.close(its))
+        try:
+            text = _all(mine, time.monotonic() + 95.0).decode(errors="replace")
+        finally:
+            os.close(mine)
+        assert statuses.result() == [0], text
     return text
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import warm
 from runs import Evaluated, data
 from zero_code import QUIET, SCRIPT, WRITTEN, doctors, entry_points, files, module_of
 
@@ -75,33 +76,31 @@ def test_both_lightnings_have_the_entry_point(root: Path) -> None:
     assert entry_points(root) == "".join(expected)
 
 
-def loaded(run_python: RunPython, code: str) -> set[str]:
-    return set(run_python(f"{code}\nimport sys\nprint('modules', *sys.modules)").split()[1:])
-
-
-@pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 def test_off_it_imports_two_small_modules_and_nothing_else(
-    namespace: str, installed: Path, run_python: RunPython
+    installed: Path, run_python: RunPython
 ) -> None:
     """Without the entry point the same trainer imports all but these two."""
-    start = f"""
-import sys, warnings
+    code = f"""
+import importlib, sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {str(installed)!r})
-from {namespace} import Trainer"""
-    nowhere = f"""
-import {FABRICS[namespace]}.utilities.registry as registry
-registry.entry_points = lambda group: []"""
-    end = """
-Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)"""
-    without = loaded(run_python, start + nowhere + end)
-    off = loaded(run_python, start + end)
+for namespace, fabric in {FABRICS!r}.items():
+    lightning = importlib.import_module(namespace)
+    registry = importlib.import_module(f"{{fabric}}.utilities.registry")
+    entry_points, registry.entry_points = registry.entry_points, lambda group: []
+    lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    without = set(sys.modules)
     assert not any(name.startswith("lightning_diag") for name in without)
-    assert {name for name in off if name.startswith("lightning_diag")} == {
-        "lightning_diag",
-        "lightning_diag.auto",
-    }
-    assert off - without <= {"lightning_diag", "lightning_diag.auto"} | sys.stdlib_module_names
+    registry.entry_points = entry_points
+    lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    off = set(sys.modules) - without
+    print("modules", *(off - sys.stdlib_module_names))
+    for name in off:
+        del sys.modules[name]
+"""
+    told = run_python(code, torch=True).splitlines()
+    imported = [set(line.split()[1:]) for line in told if line.startswith("modules")]
+    assert imported == [{"lightning_diag", "lightning_diag.auto"}] * 2
 
 
 def test_on_it_imports_neither_a_logger_nor_plotting(
@@ -122,7 +121,7 @@ os.environ["LIGHTNING_DIAG"] = "1"
 assert "lightning_diag.doctor" in sys.modules
 print("heavy:", *{name.partition(".")[0] for name in sys.modules} - before & heavy)
 """
-    assert run_python(f"{start}{script}{end}").splitlines()[-1] == "heavy:"
+    assert run_python(f"{start}{script}{end}", torch=True).splitlines()[-1] == "heavy:"
 
 
 @pytest.mark.usefixtures("on")
@@ -291,7 +290,9 @@ def test_a_package_that_cannot_be_imported_ends_no_run(monkeypatch: pytest.Monke
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
+@pytest.mark.parametrize(
+    "namespace", ["lightning.pytorch", pytest.param("pytorch_lightning", marks=pytest.mark.slow)]
+)
 def test_processes_that_lightning_starts_are_watched_together(
     namespace: str, installed: Path, tmp_path: Path
 ) -> None:
@@ -301,15 +302,8 @@ def test_processes_that_lightning_starts_are_watched_together(
     options = "{'strategy': 'ddp', 'devices': 2}"
     (tmp_path / "train.py").write_text(SCRIPT.format(namespace=namespace, options=options))
     places = os.pathsep.join([str(installed), str(HOME)])
-    result = subprocess.run(
-        [sys.executable, "train.py"],
-        cwd=tmp_path,
-        env=environment(LIGHTNING_DIAG="1", PYTHONPATH=places),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    on = environment(LIGHTNING_DIAG="1", PYTHONPATH=places)
+    result = warm.run_python(["train.py"], tmp_path, on, strict=False)
     assert result.returncode == 0, result.stderr
     found = [path.relative_to(tmp_path) for path in tmp_path.rglob("history*.jsonl")]
     assert found == [Path("lightning_diag/history.jsonl")]
@@ -326,7 +320,8 @@ def test_the_commands_of_the_page_run(
 ) -> None:
     (tmp_path / "train.py").write_text(SCRIPT.format(namespace="lightning.pytorch", options="{}"))
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    noted = '#!/bin/sh\nprintf "%s\\n" "$@" > arguments\nenv -0 > environment\n'
+    (tmp_path / "bin" / "python").write_text(noted)
     (tmp_path / "bin" / "python").chmod(0o755)
     home = Path(lightning_diag.__file__).resolve().parent.parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), str(home)]))
@@ -334,8 +329,13 @@ def test_the_commands_of_the_page_run(
     commands = re.findall(r"^```sh\n(.+?)\n```$", page, re.MULTILINE | re.DOTALL)
     assert len(commands) == 2
     for i, command in enumerate(commands):
-        run = subprocess.run(
-            ["sh", "-c", command], capture_output=True, text=True, timeout=100, check=False
+        subprocess.run(["sh", "-c", command], timeout=100, check=True)
+        variables = Path("environment").read_text().rstrip("\0").split("\0")
+        run = warm.run_python(
+            Path("arguments").read_text().split(),
+            tmp_path,
+            dict(each.split("=", 1) for each in variables),
+            strict=False,
         )
         assert run.returncode == 0, run.stderr
         assert len(list(tmp_path.glob("lightning_diag*/history.jsonl"))) == i + 1

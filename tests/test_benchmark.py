@@ -189,6 +189,7 @@ def test_operations_are_counted_for_each_step_alone() -> None:
     assert python > 0
 
 
+@pytest.mark.slow
 def test_one_tiny_round_measures_doctor_on_every_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,8 @@ def test_a_run_that_says_nothing_for_long_is_said_to_be_busy_or_killed(tmp_path:
         assert ("no news for 8 min 20 s" in drawn(follower)) == said
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("run", RUNS)
-def test_the_picture_fits_its_terminal(tmp_path: Path, run: str, width: int) -> None:
+def test_the_picture_fits_its_terminal(tmp_path: Path, run: str) -> None:
     history, findings = RUNS[run]()
     path = tmp_path / ("very-long-name-" * 9) / "history.jsonl"
     with History(path) as stored:
@@ -76,7 +76,7 @@ def test_the_picture_fits_its_terminal(tmp_path: Path, run: str, width: int) -> 
             stored.add_finding(finding)
     follower = Follower(path)
     follower.look()
-    for height in (6, 24):
+    for width, height in product((40, 60, 80, 120), (6, 24)):
         lines = drawn(follower, width=width, height=height).splitlines()
         assert len(lines) <= height
         assert max(map(len, lines)) <= width

@@ -142,7 +142,8 @@ def test_one_lightning_is_enough(run_python: RunPython, namespace: str, blocked:
     This shows that nothing here needs the other package at run time. It says nothing of how pip
     installs one without the other.
     """
-    assert run_python(ONE_ALONE, blocked, namespace, *PUBLIC).endswith(f"done {len(PUBLIC)}\n")
+    told = run_python(ONE_ALONE, blocked, namespace, *PUBLIC, torch=True)
+    assert told.endswith(f"done {len(PUBLIC)}\n")
 
 
 def test_without_any_lightning_the_error_names_the_fix(run_python: RunPython) -> None:
@@ -154,7 +155,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert "run `pip install pytorch-lightning`" in run_python(code)
+    assert "run `pip install pytorch-lightning`" in run_python(code, torch=True)
 
 
 def plant(folder: Path, distribution: str, version: str) -> Path:
@@ -188,7 +189,7 @@ def test_a_compromised_release_is_refused_before_it_runs(
 ) -> None:
     """P24: the releases steal credentials when imported, so not one line of them may run."""
     mark = plant(tmp_path, distribution, version)
-    message = run_python(IMPORT_WITH_PLANTED, str(tmp_path))
+    message = run_python(IMPORT_WITH_PLANTED, str(tmp_path), torch=True)
     assert not mark.exists()
     assert f"{distribution} {version}" in message
     assert f"pip install --upgrade '{distribution}>=2.6.4'" in message
@@ -200,7 +201,7 @@ def test_a_release_that_is_not_compromised_is_imported(
 ) -> None:
     """The counterpart of the test above: the planted release would have left its mark."""
     mark = plant(tmp_path, distribution, "2.6.4")
-    run_python(IMPORT_WITH_PLANTED, str(tmp_path))
+    run_python(IMPORT_WITH_PLANTED, str(tmp_path), torch=True)
     assert mark.exists()
 
 
@@ -219,7 +220,7 @@ assert (rank_zero.log, rank_zero.rank_zero_deprecation_category) == before
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
 lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
 """
-    assert run_python(code, namespace) == ""
+    assert run_python(code, namespace, torch=True) == ""
 
 
 def test_the_exception_is_caught_as_that_of_either_namespace(lightning: ModuleType) -> None:

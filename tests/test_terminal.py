@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 import lightning_diag
 
@@ -126,15 +125,10 @@ def test_a_finding_is_printed_once_and_whole_above_a_bar_that_stays_whole(
 @pytest.mark.timeout(200)
 def test_in_a_file_there_are_lines_and_nothing_else(script: str) -> None:
     log = Path("train.log")
-    with log.open("wb") as file:
-        subprocess.run(
-            [sys.executable, script, "pytorch_lightning", "tqdm", "loss/train"],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"},
-            check=True,
-            timeout=100,
-        )
+    words = [script, "pytorch_lightning", "tqdm", "loss/train"]
+    own = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
+    command = warm.Command(words, str(Path.cwd()), own, str(log), str(log), strict=False)
+    assert warm.run_all([command], 100.0) == [0]
     text = log.read_text(encoding="utf-8")
     assert "\x1b[" not in text.replace("\x1b[A", "")  # tqdm's own, between its bars
     assert len(places_of(FINDING, text.split("\n"))) == 1

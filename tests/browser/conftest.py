@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from browser.pages import write
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, Page
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic"]
 WATCH_POLICY = """
@@ -81,43 +81,80 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pages")
 
 
-@pytest.fixture
-def open_page(browser: Browser, folder: Path) -> Iterator[Open]:
-    """Return a function that opens the page of a made-up run from disk."""
-    contexts = []
+@pytest.fixture(scope="session")
+def window(browser: Browser, folder: Path) -> Iterator[BrowserContext]:
+    """Open a window that all tests share: one of its own costs as much as the page itself."""
+    context = browser.new_context(offline=True)
+    # keeps the process that draws pages from ending between tests
+    anchor = folder / "anchor.html"
+    anchor.write_text("<!doctype html><title>anchor</title>", encoding="utf-8")
+    context.new_page().goto(anchor.as_uri())
+    yield context
+    context.close()
 
-    def start(
-        name: str,
-        *,
-        width: int = 1400,
-        scheme: Literal["light", "dark"] = "light",
-        scripts: bool = True,
-    ) -> Opened:
-        path = folder / f"{name}.html"
-        if not path.exists():
-            write(folder, name)
-        context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            java_script_enabled=scripts,
-            offline=True,
-        )
-        contexts.append(context)
-        opened = Opened(context.new_page())
-        opened.page.set_default_timeout(10_000)
-        said = opened.complaints.append
-        opened.page.on("console", lambda message: said(f"{message.type}: {message.text}"))
-        opened.page.on("pageerror", lambda error: said(str(error)))
-        opened.page.on("dialog", lambda dialog: _refuse(dialog, opened))
-        opened.page.on("request", lambda request: _from_disk(request.url, opened))
-        if scripts:
-            opened.page.add_init_script(WATCH_POLICY)
-        opened.page.goto(path.as_uri())
+
+@pytest.fixture
+def open_page(browser: Browser, window: BrowserContext, folder: Path) -> Iterator[Open]:
+    """Return a function that opens the page of a made-up run from disk."""
+    pages: list[Opened] = []
+
+    def start(name: str, *, scripts: bool = True, **options: Any) -> Opened:
+        place = window if scripts else browser.new_context(java_script_enabled=False, offline=True)
+        pages.append(_open(place, folder, name, **options))
+        return pages[-1]
+
+    yield start
+    for opened in pages:
+        if opened.page.context is window:
+            opened.page.evaluate("localStorage.clear()")
+            opened.page.close()
+        else:
+            opened.page.context.close()
+
+
+@pytest.fixture(scope="session")
+def read_page(window: BrowserContext, folder: Path) -> Iterator[Open]:
+    """Return the same, scrolled through, for tests that only look: they share the last two."""
+    kept: dict[str, Opened] = {}
+
+    def start(name: str) -> Opened:
+        opened = kept.pop(name, None)
+        if opened is None:
+            opened = _open(window, folder, name)
+            opened.scroll_through()
+        kept[name] = opened
+        if len(kept) > 2:
+            kept.pop(next(iter(kept))).page.close()
         return opened
 
     yield start
-    for context in contexts:
-        context.close()
+    for opened in kept.values():
+        opened.page.close()
+
+
+def _open(
+    context: BrowserContext,
+    folder: Path,
+    name: str,
+    *,
+    width: int = 1400,
+    scheme: Literal["light", "dark"] = "light",
+) -> Opened:
+    path = folder / f"{name}.html"
+    if not path.exists():
+        write(folder, name)
+    opened = Opened(context.new_page())
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    opened.page.emulate_media(color_scheme=scheme)
+    opened.page.set_default_timeout(10_000)
+    said = opened.complaints.append
+    opened.page.on("console", lambda message: said(f"{message.type}: {message.text}"))
+    opened.page.on("pageerror", lambda error: said(str(error)))
+    opened.page.on("dialog", lambda dialog: _refuse(dialog, opened))
+    opened.page.on("request", lambda request: _from_disk(request.url, opened))
+    opened.page.add_init_script(WATCH_POLICY)
+    opened.page.goto(path.as_uri())
+    return opened
 
 
 def _refuse(dialog: Dialog, opened: Opened) -> None:

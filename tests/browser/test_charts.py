@@ -16,10 +16,12 @@ COLOURS = """(canvas) => {
 }"""
 
 
-@pytest.mark.parametrize("name", sorted(PAGES))
-def test_every_chart_of_a_page_is_drawn_and_nothing_complains(open_page: Open, name: str) -> None:
-    opened = open_page(name)
-    opened.scroll_through()
+# `deep` is as large as `huge`
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "huge")) for n in sorted(PAGES)]
+)
+def test_every_chart_of_a_page_is_drawn_and_nothing_complains(read_page: Open, name: str) -> None:
+    opened = read_page(name)
     charts = opened.page.locator("main .chart:visible").all()
     assert len(charts) >= {"empty": 1, "brief": 3, "broken": 4}.get(name, 5)
     for chart in charts:
@@ -30,9 +32,22 @@ def test_every_chart_of_a_page_is_drawn_and_nothing_complains(open_page: Open, n
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(390, "light"), (390, "dark"), (800, "dark"), (1400, "dark")]
+    ("name", "width", "scheme"),
+    [
+        ("sick", 390, "light"),
+        ("sick", 800, "dark"),
+        ("sick", 1400, "dark"),
+        ("deep", 390, "dark"),
+        ("hostile", 390, "dark"),
+        # what fits into a narrow window fits into a wide one, whatever its colours
+        pytest.param("sick", 390, "dark", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, *window, marks=pytest.mark.slow)
+            for name in ("deep", "hostile")
+            for window in ((390, "light"), (800, "dark"), (1400, "dark"))
+        ),
+    ],
 )
-@pytest.mark.parametrize("name", ["sick", "deep", "hostile"])
 def test_a_page_is_never_wider_than_its_window(
     open_page: Open, name: str, width: int, scheme: str
 ) -> None:
@@ -45,8 +60,8 @@ def test_a_page_is_never_wider_than_its_window(
     assert opened.complaints == []
 
 
-def test_all_sections_of_a_full_run_are_there_and_the_page_names_them(open_page: Open) -> None:
-    opened = open_page("sick")
+def test_all_sections_of_a_full_run_are_there_and_the_page_names_them(read_page: Open) -> None:
+    opened = read_page("sick")
     links = opened.page.locator("nav a:visible")
     assert links.all_inner_texts() == [
         "Findings",
@@ -65,8 +80,8 @@ def test_all_sections_of_a_full_run_are_there_and_the_page_names_them(open_page:
         assert opened.page.locator(target).is_visible()
 
 
-def test_what_was_not_recorded_has_neither_a_section_nor_a_link(open_page: Open) -> None:
-    page = open_page("healthy").page
+def test_what_was_not_recorded_has_neither_a_section_nor_a_link(read_page: Open) -> None:
+    page = read_page("healthy").page
     assert not page.locator("#distributions").is_visible()
     assert not page.get_by_role("link", name="Distributions").is_visible()
 
@@ -95,9 +110,8 @@ def test_names_that_look_like_markup_stay_text_wherever_they_are_shown(open_page
     assert opened.complaints == []
 
 
-def test_charts_speak_to_those_who_cannot_see_them(open_page: Open) -> None:
-    opened = open_page("sick")
-    opened.scroll_through()
+def test_charts_speak_to_those_who_cannot_see_them(read_page: Open) -> None:
+    opened = read_page("sick")
     charts = opened.page.locator("main .chart[role=img]").all()
     labels = [chart.get_attribute("aria-label") for chart in charts]
     assert all(label and label.endswith(".") and len(label) > 40 for label in labels)
@@ -120,8 +134,8 @@ def test_every_control_has_a_name(open_page: Open) -> None:
     assert nameless == []
 
 
-def test_pictures_of_filters_and_examples_are_decoded(open_page: Open) -> None:
-    page = open_page("sick").page
+def test_pictures_of_filters_and_examples_are_decoded(read_page: Open) -> None:
+    page = read_page("sick").page
     sizes = page.evaluate(
         "[...document.querySelectorAll('#filters img, #examples img')].map((n) => n.naturalWidth)"
     )
@@ -131,9 +145,9 @@ def test_pictures_of_filters_and_examples_are_decoded(open_page: Open) -> None:
     assert page.get_by_text("no picture").count() == 1
 
 
-def test_a_picture_from_elsewhere_is_not_shown(open_page: Open) -> None:
+def test_a_picture_from_elsewhere_is_not_shown(read_page: Open) -> None:
     """The policy would refuse it; the page does not even ask."""
-    opened = open_page("sick")
+    opened = read_page("sick")
     asked = "isImage('https://example.org/a.png') || isImage('data:text/html;base64,PGI+')"
     assert opened.page.evaluate(asked) is False
     assert opened.page.evaluate("isImage", picture(lambda x, y: 0)) is True

@@ -52,10 +52,9 @@ def drag(opened: Opened, chart: str, first: int, last: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMPARISONS))
 def test_every_chart_of_a_comparison_is_drawn_and_nothing_complains(
-    open_page: Open, name: str
+    read_page: Open, name: str
 ) -> None:
-    opened = open_page(name)
-    opened.scroll_through()
+    opened = read_page(name)
     charts = opened.page.locator("main .chart:visible").all()
     assert len(charts) >= {"compare-apart": 4}.get(name, 5)
     for chart in charts:
@@ -66,8 +65,16 @@ def test_every_chart_of_a_comparison_is_drawn_and_nothing_complains(
     assert opened.complaints == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (800, "dark"), (1400, "light")])
-@pytest.mark.parametrize("name", sorted(COMPARISONS))
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [
+        pytest.param(
+            name, *window, marks=[pytest.mark.slow] * (window[0] > 390 and name != "compare-two")
+        )
+        for name in sorted(COMPARISONS)
+        for window in ((390, "light"), (800, "dark"), (1400, "light"))
+    ],
+)
 def test_a_comparison_is_never_wider_than_its_window(
     open_page: Open, name: str, width: int, scheme: str
 ) -> None:
@@ -203,8 +210,8 @@ def test_each_run_is_shown_by_epochs_and_times_of_its_own(open_page: Open) -> No
     assert opened.complaints == []
 
 
-def test_without_epochs_of_all_runs_there_is_no_switch_to_them(open_page: Open) -> None:
-    page = open_page("compare-many").page
+def test_without_epochs_of_all_runs_there_is_no_switch_to_them(read_page: Open) -> None:
+    page = read_page("compare-many").page
     assert page.get_by_role("radio", name="Epoch", exact=True).count() == 0
 
 
@@ -266,8 +273,8 @@ def test_a_comparison_without_scripts_has_verdicts_curves_and_tables(open_page: 
         assert not page.locator(hidden).is_visible()
 
 
-def test_the_drawn_curves_give_way_to_charts(open_page: Open) -> None:
-    page = open_page("compare-two").page
+def test_the_drawn_curves_give_way_to_charts(read_page: Open) -> None:
+    page = read_page("compare-two").page
     assert page.locator("svg.losses:visible").count() == 0
     assert page.locator(LOSS).is_visible()
 
@@ -288,8 +295,8 @@ def test_names_of_runs_and_layers_stay_text_wherever_they_are_shown(open_page: O
     assert opened.complaints == []
 
 
-def test_every_control_of_a_comparison_has_a_name(open_page: Open) -> None:
-    nameless = open_page("compare-deep").page.evaluate(
+def test_every_control_of_a_comparison_has_a_name(read_page: Open) -> None:
+    nameless = read_page("compare-deep").page.evaluate(
         """[...document.querySelectorAll("button, input, select, a, summary")]
           .filter((n) => !(n.getAttribute("aria-label") || n.textContent.trim()))
           .map((n) => n.outerHTML)"""
@@ -313,8 +320,8 @@ def test_all_charts_of_a_comparison_are_printed_in_light_colours(open_page: Open
     assert opened.complaints == []
 
 
-def test_eight_runs_are_told_apart_by_colour_and_dash(open_page: Open) -> None:
-    page = open_page("compare-many").page
+def test_eight_runs_are_told_apart_by_colour_and_dash(read_page: Open) -> None:
+    page = read_page("compare-many").page
     forms = page.evaluate(
         "[...document.querySelectorAll('#controls .stroke')].map((node) => node.className)"
     )

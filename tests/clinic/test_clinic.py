@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,8 @@ import rich
 
 from lightning_diag.rules import default_rules
 
+from . import __main__ as command
 from . import failed, healthy, lessons, page, table
-from .__main__ import main
 from .cases import HEALTHS, SICKNESSES, draw
 from .confirm import confirmed
 from .examine import Patient, examine, examine_place, plain, verdict
@@ -38,9 +40,11 @@ QUICK_LESSONS = [
 ]  # fmt: skip
 """Trained in the quick suite, sick only."""
 QUICK_HEALTHY = [
-    "classes", "images", "sequences", "regression", "adversaries", "adapters", "gentle",
-    "small_batches", "tied_weights", "accumulation", "early_plateau", "frozen_backbone",
+    "classes", "images", "sequences", "regression", "adapters",
+    "small_batches", "accumulation", "early_plateau", "frozen_backbone",
 ]  # fmt: skip
+SLOW_HEALTHY = ["adversaries", "gentle", "tied_weights"]
+"""Those that take longest."""
 
 
 KNOWN: dict[str, str] = {}
@@ -49,6 +53,7 @@ KNOWN: dict[str, str] = {}
 
 def _cases(names: Iterable[str]) -> list[Any]:
     marks = {name: pytest.mark.xfail(reason=why, strict=True) for name, why in KNOWN.items()}
+    marks |= dict.fromkeys(SLOW_HEALTHY, pytest.mark.slow)
     return [pytest.param(n, marks=marks[n]) if n in marks else pytest.param(n) for n in names]
 
 
@@ -76,7 +81,7 @@ def test_a_sick_run_gets_the_right_verdict(name: str, tmp_path: Any) -> None:
     assert verdict(patient.findings) in lesson.verdicts, patient.findings
 
 
-@pytest.mark.parametrize("name", _cases(QUICK_HEALTHY))
+@pytest.mark.parametrize("name", _cases([*QUICK_HEALTHY, *SLOW_HEALTHY]))
 def test_a_healthy_run_raises_no_alarm(name: str) -> None:
     result = examine_place(1, "healthy", 0, name)[-1]
     assert not result["dropped"]
@@ -310,13 +315,26 @@ def test_failures_stand_under_their_rule() -> None:
     assert lines[lines.index("## c") + 1].startswith("FALSE c")
 
 
-def test_the_command_trains_reports_and_resumes(capsys: Any, tmp_path: Any) -> None:
+class InThisProcess(ThreadPoolExecutor):
+    """Takes tasks as other processes do, pickled; without their imports, which take seconds."""
+
+    def __init__(self, jobs: int, context: Any) -> None:
+        super().__init__(jobs)
+
+    def submit(self, *task: Any, **options: Any) -> Any:
+        return super().submit(*pickle.loads(pickle.dumps(task)), **options)
+
+
+def test_the_command_trains_reports_and_resumes(
+    capsys: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "ProcessPoolExecutor", InThisProcess)
     out = tmp_path / "results.jsonl"
     given = ["--seed", "7", "--sick", "1", "--healthy", "1", "--out", str(out)]
     lines = tmp_path / "table.md"
-    main([*given, "--only", "bad_arithmetic", "--healthy", "0", "--markdown", str(lines)])
+    command.main([*given, "--only", "bad_arithmetic", "--healthy", "0", "--markdown", str(lines)])
     assert "`non-finite` | 1 | 1.00" in lines.read_text()
     before = out.read_text()
-    main([*given, "--only", "bad_arithmetic", "--healthy", "0"])
+    command.main([*given, "--only", "bad_arithmetic", "--healthy", "0"])
     assert out.read_text() == before
     assert "sick runs: 1" in capsys.readouterr().out

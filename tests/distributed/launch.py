@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 import lightning_diag
 from distributed.worker import result_file
@@ -73,6 +74,23 @@ def run_all(commands: Sequence[tuple[Sequence[str], dict[str, str]]], folder: Pa
     finally:
         for process in processes:
             _end(process)
+
+
+def run_modules(
+    modules: Sequence[tuple[str, Sequence[str], dict[str, str]]], folder: Path
+) -> list[int]:
+    """Do what `run_all` does for modules: in forks of a process that has imported torch.
+
+    Args:
+        modules: Name and arguments of each, and what its environment has besides.
+    """
+    commands = []
+    for i, (name, more, own) in enumerate(modules):
+        log = str(folder / f"{i}.log")
+        commands.append(
+            warm.Command(["-m", name, *more], str(folder), environment(**own), log, log)
+        )
+    return warm.run_all(commands, SECONDS)
 
 
 def _status(process: subprocess.Popen[bytes], end: float) -> int:
@@ -140,10 +158,9 @@ def launch(group: str, factory: pytest.TempPathFactory, ranks: int = 2) -> Outco
 
     def start(folder: Path) -> None:
         seats = [(group, str(rank), str(ranks), str(folder)) for rank in range(ranks)]
-        commands = [
-            (python("distributed.worker", *seat), {"LOCAL_RANK": seat[1]}) for seat in seats
-        ]
-        run_all(commands, folder)
+        run_modules(
+            [("distributed.worker", seat, {"LOCAL_RANK": seat[1]}) for seat in seats], folder
+        )
 
     return Outcome(once(group, factory, start), ranks)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distributed.compare import differences
-from distributed.launch import logs, once, python, run_all
+from distributed.launch import logs, once, run_modules
 from distributed.script import STEPS
 from distributed.training import records
 from lightning_diag import History
@@ -21,9 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def start(folder: Path) -> None:
         launches = [("auto", "1"), ("ddp", "2"), ("ddp_spawn", "2"), ("ddp_fork,ddp_notebook", "2")]
-        run_all(
+        run_modules(
             [
-                (python("distributed.script", str(folder), strategy, devices, "1"), {})
+                ("distributed.script", (str(folder), strategy, devices, "1"), {})
                 for strategy, devices in launches
             ],
             folder,

@@ -5,14 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lr.fits import SCHEDULES, STEPS, closed_form
+from lr.fits import STEPS, closed_form
 
 from distributed.launch import Outcome, launch
-from distributed.lr_steps import ACCUMULATIONS, START, WARMUP
+from distributed.lr_steps import ALTERNATING, PAIRS, START, WARMUP
 
 pytestmark = pytest.mark.multiprocess
 
-CASES = [f"{kind}-{accumulation}" for kind in SCHEDULES for accumulation in ACCUMULATIONS]
+CASES = pytest.mark.parametrize(
+    ("case", "group"),
+    [
+        pytest.param(f"{kind}-{accumulation}", "lr_steps", id=f"{kind}-{accumulation}")
+        if (kind, accumulation) in ALTERNATING
+        else pytest.param(
+            f"{kind}-{accumulation}",
+            "lr_steps_rest",
+            marks=pytest.mark.slow,
+            id=f"{kind}-{accumulation}",
+        )
+        for kind, accumulation in PAIRS
+    ],
+)
+
+
+@pytest.fixture
+def matrix(tmp_path_factory: pytest.TempPathFactory, group: str) -> Outcome:
+    return launch(group, tmp_path_factory)
 
 
 @pytest.fixture
@@ -25,20 +43,20 @@ def expected(bare: list[float], since: int = 0) -> Any:
     return pytest.approx([lr * f for lr, f in zip(bare, factors, strict=True)], rel=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_take_steps_with_the_closed_form(outcome: Outcome, case: str) -> None:
+@CASES
+def test_two_ranks_take_steps_with_the_closed_form(matrix: Outcome, case: str) -> None:
     """P14: W counts optimizer steps, not those times ranks."""
-    for result in outcome.of("matrix"):
+    for result in matrix.of("matrix"):
         found = result[case]
         assert found["warm"]["used"] == expected(found["bare"]["used"])
         assert found["warm"]["resting"] == found["bare"]["resting"]
-    found = outcome.of("matrix")[0][case]
+    found = matrix.of("matrix")[0][case]
     assert found["warm"]["logged"] == expected(found["bare"]["used"])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_resume_half_way_up_with_the_closed_form(outcome: Outcome, case: str) -> None:
-    for result in outcome.of("matrix"):
+@CASES
+def test_two_ranks_resume_half_way_up_with_the_closed_form(matrix: Outcome, case: str) -> None:
+    for result in matrix.of("matrix"):
         found = result[case]
         bare = found["bare_resumed"]["used"]
         assert found["resumed"]["used"] == expected(bare, WARMUP // 2)
@@ -47,9 +65,9 @@ def test_two_ranks_resume_half_way_up_with_the_closed_form(outcome: Outcome, cas
             assert found["resumed"]["weight"] == found["warm"]["weight"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_use_what_one_uses(outcome: Outcome, case: str) -> None:
-    assert outcome.of("matrix")[1][case]["warm"] | {"logged": []} == outcome.alone("matrix")[case][
+@CASES
+def test_two_ranks_use_what_one_uses(matrix: Outcome, case: str) -> None:
+    assert matrix.of("matrix")[1][case]["warm"] | {"logged": []} == matrix.alone("matrix")[case][
         "warm"
     ] | {"logged": []}
 

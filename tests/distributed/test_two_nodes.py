@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import NoReturn
@@ -9,7 +10,7 @@ from typing import NoReturn
 import pytest
 
 from distributed.compare import differences
-from distributed.launch import logs, python, run_all
+from distributed.launch import logs, python, run_all, run_modules
 from distributed.training import records
 from distributed.two_nodes import ADDRESSES, Node, NotAllowedError, two_nodes
 from lightning_diag import History
@@ -24,6 +25,37 @@ def _torchrun(node: Node, folder: Path) -> list[str]:
     return node.command(run)
 
 
+def assert_history_is_that_of_one_process(folder: Path) -> None:
+    """Compare what two hosts have written, each below a folder of its own, with one process."""
+    written = list(folder.glob("node*/**/history*"))
+    assert written == [folder / "node0" / "ddp" / "lightning_diag" / "history.jsonl"]
+    together, one = History.open(folder / "node0"), History.open(folder / "alone")
+    assert together.meta["trainer"]["world_size"] == 2
+    different = differences(records(together), records(one), rtol=1e-5)
+    assert not different, different[:20]
+    assert not [path for path in (folder / "node1").rglob("*") if path.is_file()]
+
+
+def test_two_nodes_of_one_host_give_the_history_of_one_process(tmp_path: Path) -> None:
+    """As two hosts do, but for the cable between them, and for what starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    script = "distributed.script"
+    nodes = [
+        (
+            script,
+            (str(tmp_path / f"node{rank}"), "ddp", "1", "2"),
+            {**meeting, "NODE_RANK": str(rank), "LOCAL_RANK": "0"},
+        )
+        for rank in (0, 1)
+    ]
+    one = (str(tmp_path / "alone"), "auto", "1", "1")
+    assert run_modules([*nodes, (script, one, {})], tmp_path) == [0, 0, 0], logs(tmp_path)
+    assert_history_is_that_of_one_process(tmp_path)
+
+
+@pytest.mark.slow
 def test_two_hosts_give_the_history_of_one_process(tmp_path: Path) -> None:
     try:
         with two_nodes(tmp_path) as nodes:
@@ -33,13 +65,7 @@ def test_two_hosts_give_the_history_of_one_process(tmp_path: Path) -> None:
     except NotAllowedError as reason:
         pytest.skip(f"no network namespaces here: {reason}")
     assert statuses == [0, 0, 0], logs(tmp_path)
-    written = list(tmp_path.glob("node*/**/history*"))
-    assert written == [tmp_path / "node0" / "ddp" / "lightning_diag" / "history.jsonl"]
-    together, one = History.open(tmp_path / "node0"), History.open(tmp_path / "alone")
-    assert together.meta["trainer"]["world_size"] == 2
-    different = differences(records(together), records(one), rtol=1e-5)
-    assert not different, different[:20]
-    assert not [path for path in (tmp_path / "node1").rglob("*") if path.is_file()]
+    assert_history_is_that_of_one_process(tmp_path)
 
 
 class StillRunningError(Exception):

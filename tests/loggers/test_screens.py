@@ -13,7 +13,12 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lightning_diag import DiagWarning, History
 from lightning_diag.loggers.bounded import within
-from lightning_diag.loggers.examples import filter_images, opened, worst_examples
+from lightning_diag.loggers.examples import (
+    contact_sheet,
+    filter_images,
+    opened,
+    worst_examples,
+)
 from lightning_diag.loggers.maps import MOST_COLUMNS, MOST_ROWS, layer_maps, picture
 from lightning_diag.loggers.names import MOST_SCALARS, SECTIONS, chosen, in_section
 from lightning_diag.loggers.write import Screens
@@ -175,6 +180,28 @@ def test_examples_and_filters_become_rows_and_pictures() -> None:
     assert opened(shown.images[0]).getpixel((0, 0)) == (0, 0, 0)
     found.show("filter/pixels", "net.0.weight", 0, {"shape": [1, 1, 2, 1], "pixels": "AP8="})
     assert list(filter_images(found)) == ["net.0.weight"]
+
+
+def test_several_lists_are_named_in_the_table_with_the_reason() -> None:
+    """W13: a suspicious label by its index, label, answer and why."""
+    found = History()
+    one = {"loss": 9.5, "target": 3, "prediction": 8, "probability": 0.99, "index": 1111}
+    course = {"margin": -0.9, "looks": 10, "forgotten": 0, "learnt": False, "name": "cat/1.png"}
+    image = {"shape": [1, 2, 1], "pixels": "AP8="}
+    content = {"stage": "train", "samples": 8, "found": 3, "examples": [{**one, **course, **image}]}
+    found.show("example/suspicious", "cross_entropy#0", 4, content)
+    found.show("example/worst", "cross_entropy#0", 4, {"examples": [one]})
+    shown = worst_examples(found)
+    assert shown is not None
+    rows = [dict(zip(shown.columns, row, strict=True)) for row in shown.rows]
+    assert [row["list"] for row in rows] == ["suspicious label", "highest loss"]
+    assert (rows[0]["index"], rows[0]["target"], rows[0]["prediction"]) == (1111, 3, 8)
+    assert rows[0]["why"] == "Another class was likelier by 90% over 10 looks; never right."
+    assert (rows[0]["name"], rows[1]["why"], rows[1]["margin"]) == ("cat/1.png", None, None)
+    sheet = contact_sheet([*shown.images, *shown.images])
+    assert (sheet.width, sheet.height) == (2 * 98, 98)
+    assert sheet.getpixel((0, 0)) == (0, 0, 0)
+    assert contact_sheet([None]) is None
 
 
 def test_without_examples_there_is_no_table_of_them() -> None:

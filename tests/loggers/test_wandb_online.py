@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 
 import lightning_diag
 from lightning_diag.loggers.wandb import STEP
@@ -25,19 +24,9 @@ def run(scenario: str, folder: Path, **variables: str) -> str:
     """Run the script in a folder, in bounded time; return what it printed."""
     package = Path(lightning_diag.__file__).resolve().parent.parent
     tests = Path(__file__).resolve().parent.parent
-    result = subprocess.run(
-        [sys.executable, "-m", "loggers.script", *scenario.split()],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{package}{os.pathsep}{tests}",
-            "OMP_NUM_THREADS": "1",
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+    own = {"PYTHONPATH": f"{package}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1", **variables}
+    result = warm.run_python(
+        ["-m", "loggers.script", *scenario.split()], folder, {**os.environ, **own}, strict=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -103,7 +92,17 @@ def test_training_ends_while_the_network_is_gone_and_all_arrives_when_it_is_back
     assert steps == list(range(STEPS))
 
 
-@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_notebook", "ddp_fork touched", "ddp_spawn"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp_fork",
+        "ddp_fork touched",
+        # Lightning forks for it too
+        pytest.param("ddp_notebook", marks=pytest.mark.slow),
+        # these processes end like those that are forked
+        pytest.param("ddp_spawn", marks=pytest.mark.slow),
+    ],
+)
 def test_processes_that_the_trainer_starts_lose_nothing(strategy: str, tmp_path: Path) -> None:
     """Forked processes end without the handlers that W&B writes its runs in; one rank logs."""
     run(strategy, tmp_path, WANDB_MODE="offline")

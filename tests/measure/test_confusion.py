@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -69,10 +68,17 @@ def test_targets_of_few_bits_do_not_overflow(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("module", "is_loaded"), [("lightning_diag", False), ("pytorch_lightning", True)]
 )
-def test_torchmetrics_is_loaded_by_lightning_and_not_by_us(module: str, is_loaded: bool) -> None:
-    code = f"import sys, {module}; print('torchmetrics.functional.classification' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == str(is_loaded)
+def test_torchmetrics_is_loaded_by_lightning_and_not_by_us(
+    module: str, is_loaded: bool, run_python: Callable[..., str]
+) -> None:
+    code = f"""
+import sys
+for name in [name for name in sys.modules if name.split(".")[0] == "torchmetrics"]:
+    del sys.modules[name]
+import {module}
+print("torchmetrics.functional.classification" in sys.modules)
+"""
+    assert run_python(code, torch=True).strip() == str(is_loaded)
 
 
 def test_a_device_that_must_not_be_waited_for_counts_the_same() -> None:

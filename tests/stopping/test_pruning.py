@@ -182,4 +182,4 @@ def test_the_folder_is_used_without_optuna(run_python: Callable[..., str]) -> No
         "OptunaPruning(None, 'val_loss')\n"
         "print('optuna' in sys.modules, 'alembic' in sys.modules)"
     )
-    assert run_python(code) == "False False\n"
+    assert run_python(code, torch=True) == "False False\n"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warm
 from distributed.launch import environment
 from torch.utils.data import TensorDataset
 
@@ -161,13 +163,15 @@ def test_remains_of_a_killed_process_are_swept(tmp_path: Path) -> None:
 
 
 FILL = """
-import sys, time
+import os, sys, time
+print(os.getpid(), flush=True)
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
 from transfer.caches import pictures
 from transfer.test_cache_keys import backbone
 from lightning_diag.transfer import store
+import warm
 from lightning_diag.transfer.features import cache_features
 torch.set_num_threads(1)
 slow, written = float(sys.argv[3]), store._written
@@ -184,25 +188,39 @@ print("done", features.was_there, features.key, flush=True)
 """
 
 
-def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
+def fill(folder: Path, seconds: float, out: Path) -> warm.Command:
     """Fill a cache in another process, which stops for a while in the middle of each file."""
-    return subprocess.Popen(
-        [sys.executable, "-c", FILL, str(folder), str(Path(__file__).parent.parent), str(seconds)],
-        stdout=subprocess.PIPE,
-        env=environment(),
-        text=True,
-        start_new_session=True,
-    )
+    words = ["-c", FILL, str(folder), str(Path(__file__).parent.parent), str(seconds)]
+    return warm.Command(words, str(folder), environment(), str(out), str(out), strict=False)
+
+
+@contextlib.contextmanager
+def filling(folder: Path, seconds: float, files: int) -> Iterator[None]:
+    """Run a block in the middle of a file that another process writes, and kill that at its end.
+
+    Args:
+        files: How many files it has begun by then.
+    """
+    out = folder / "out"
+    with ThreadPoolExecutor(1) as pool:
+        statuses = pool.submit(warm.run_all, [fill(folder, seconds, out)], 100.0)
+        try:
+            while len(lines := out.read_text().splitlines() if out.exists() else []) <= files:
+                assert not statuses.done(), lines
+                time.sleep(0.002)
+            yield
+        finally:
+            if not statuses.done():
+                os.killpg(int(out.read_text().split()[0]), signal.SIGKILL)
+        assert statuses.result() == [-signal.SIGKILL]
+    out.unlink()
 
 
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 def test_a_killed_writer_leaves_no_torn_entry(tmp_path: Path) -> None:
-    with start(tmp_path, 0.05) as child:
-        assert child.stdout is not None
-        names = [child.stdout.readline() for _ in range(8)]  # in the middle of the third shard
-        os.killpg(child.pid, signal.SIGKILL)
-    assert all(names)
+    with filling(tmp_path, 0.05, files=8):  # in the middle of the third shard
+        pass
     assert list(tmp_path.glob("*/*.tmp"))
     features = cache_features(backbone(), "", pictures(40), tmp_path, batch_size=4, shard_bytes=1)
     assert not features.was_there
@@ -221,15 +239,9 @@ def test_a_killed_writer_leaves_no_torn_entry(tmp_path: Path) -> None:
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 def test_processes_share_the_work_and_each_file_is_written_once(tmp_path: Path) -> None:
-    children = [start(tmp_path, 0.02) for _ in range(3)]
-    try:
-        outputs = [child.communicate(timeout=100)[0].split() for child in children]
-    finally:
-        for child in children:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait(60)
-    assert [child.returncode for child in children] == [0, 0, 0]
+    outs = [tmp_path / f"{i}.out" for i in range(3)]
+    assert warm.run_all([fill(tmp_path, 0.02, out) for out in outs], 100.0) == [0, 0, 0]
+    outputs = [out.read_text().split() for out in outs]
     assert len({output[-1] for output in outputs}) == 1
     written = [name for output in outputs for name in output if name.endswith((".npy", ".json"))]
     assert sorted(written) == sorted(set(written))
@@ -265,14 +277,9 @@ def test_open_features_are_read_while_others_make_room(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_lets_go_of_what_it_used(tmp_path: Path) -> None:
-    with start(tmp_path, 30.0) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline()
-            (key,) = _keys(Store(tmp_path))
-            assert not Store(tmp_path)._evict(key)
-        finally:
-            os.killpg(child.pid, signal.SIGKILL)
+    with filling(tmp_path, 30.0, files=1):
+        (key,) = _keys(Store(tmp_path))
+        assert not Store(tmp_path)._evict(key)
     end = time.monotonic() + 30
     while not Store(tmp_path)._evict(key) and time.monotonic() < end:
         time.sleep(0.05)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_diag.measure.base import CallMeasure
 from lightning_diag.measure.classes import ClassMeasure, ClassPool, accuracy, confusions, counts
 from lightning_diag.measure.confusion import ConfusionPool
+from lightning_diag.measure.directions import DirectionMeasure
 from lightning_diag.measure.output import PredictionMeasure, description
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.measure.target import SpreadMeasure, TargetMeasure
@@ -35,7 +36,8 @@ class OutputMonitor(Monitor):
     ``torch.no_grad``, of detached predictions, or of metrics. A loss that is written out by hand is
     not observed, nor is one within a compiled function that stays compiled. Of losses of pairs,
     triplets, ranks and sequences (CTC) the value and the first trained argument are seen, and no
-    target.
+    target. Of embeddings that `torch.nn.functional.normalize` puts on the unit sphere it is seen
+    how alike their directions are, whatever compares them.
 
     Args:
         every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
@@ -82,6 +84,7 @@ class OutputMonitor(Monitor):
             TargetMeasure(self._is_due),
             SpreadMeasure(self._is_due),
             ClassMeasure(self._is_due),
+            DirectionMeasure(self._is_due),
         )
         self._run: Run | None = None
         self._looked = -_SPACING
@@ -108,8 +111,8 @@ class OutputMonitor(Monitor):
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
         digest = Digest()
-        predictions, targets, spreads, _ = self._measures
-        for measure in (predictions, targets):
+        predictions, targets, spreads, _, directions = self._measures
+        for measure in (predictions, targets, directions):
             digest.values.update(summarised(measure, joined, self.tag))
         for metric, values in summarised(spreads, joined, self.tag).items():
             whose = metric.rpartition("/")[2]

@@ -16,7 +16,7 @@ class Function(NamedTuple):
     name: str
     """As it stands in a place, such as ``relu``."""
     kind: str
-    """relu, leaky, sigmoid, tanh, hard, softmax, smooth, cell, layer, norm or loss."""
+    """relu, leaky, sigmoid, tanh, hard, softmax, smooth, cell, layer, norm, direction or loss."""
     channels_last: bool | None = None
     """For layers: whether their output counts units in its last dimension."""
     given: str = "input"
@@ -94,6 +94,7 @@ def _table() -> dict[Any, Function]:
         if hasattr(torch, name):
             table[getattr(torch, name)] = Function(name, "layer", channels_last)
     table[functional.batch_norm] = Function("batch_norm", "norm")
+    table[functional.normalize] = Function("normalize", "direction")
     for name in _LOSSES:
         table[getattr(functional, name)] = Function(name, "loss")
     for name, (first, *_) in OPERANDS.items():

@@ -155,6 +155,8 @@ class CallWatch(TorchFunctionMode):
         place = self._place(function)
         if place is None:
             return None
+        if function.kind == "direction":
+            return Call(place, function.name, function.kind, 1, x, None, self._cache)
         self.sites.setdefault(place, function)
         if function.channels_last is not None:
             self._units.note(x, last=function.channels_last)

@@ -18,7 +18,7 @@ from lightning_diag.probe.functions import FUNCTIONS, OPERANDS, UNITS_LAST, Func
 
 KINDS = {
     "relu", "leaky", "sigmoid", "tanh", "hard", "softmax", "smooth",
-    "cell", "layer", "norm", "loss",
+    "cell", "layer", "norm", "direction", "loss",
 }  # fmt: skip
 LOSSES = {function.name for function in FUNCTIONS.values() if function.kind == "loss"}
 # Modules of torch.nn.modules.activation that are not watched, and why.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -126,6 +127,57 @@ def test_outputs_that_start_alike_have_time_to_go_apart(last: int, found: int) -
     about = about_table()
     about["losses"] = {TRIPLET: {"function": "triplet_margin_loss"}}
     history = story(change, about=about, steps=[*range(0, last, 3), last])
+    assert len(EmbeddingCollapse()(history)) == found
+
+
+SPHERE = "criterion.distance/normalize#0"
+
+
+def _directions(
+    cosine: Callable[[int], float], steps: Sequence[int] = STEPS, **options: Any
+) -> Any:
+    def change(step: int, values: Any) -> None:
+        values["output/mean_cosine"] = {SPHERE: cosine(step)}
+
+    return story(change, about=about_table(), steps=steps, **options)
+
+
+def narrowing(step: int) -> float:
+    """Return what hard negatives did to embeddings of digits, more or less."""
+    return 1 - 0.3 / (1 + step / 10)
+
+
+def test_samples_that_come_to_point_the_same_way_are_found_whatever_compares_them() -> None:
+    """H7: losses of other libraries are no calls of torch's, and normalise all the same."""
+    (finding,) = EmbeddingCollapse()(_directions(narrowing))
+    assert (finding.severity, finding.places) == ("suspect", (SPHERE,))
+    value = narrowing(STEPS[-1])
+    assert finding.message == (
+        f"Samples at `{SPHERE}` all point the same way: two of them have a cosine of {value:.3f} "
+        "in the mean (threshold 0.95, in each of 4 looks), and they do not go apart."
+    )
+    assert finding.evidence.value == value
+    (finding,) = EmbeddingCollapse()(_directions(narrowing, loss=flat))
+    assert finding.severity == "bad"
+
+
+@pytest.mark.parametrize(
+    "cosine",
+    [
+        lambda step: 0.94,  # below the threshold
+        lambda step: 0.5 if step < STEPS[-3] else 0.99,  # three looks of four
+        lambda step: 0.99,  # as they began, which deep networks do
+        lambda step: 1 - 0.04 * (0.51 if step else 1),  # hardly narrower
+        lambda step: 0.6 if step == 0 else 0.999 if step < STEPS[-2] else 0.99,  # go apart
+    ],
+)
+def test_directions_that_start_alike_or_go_apart_are_healthy(cosine: Any) -> None:
+    assert EmbeddingCollapse()(_directions(cosine)) == []
+
+
+@pytest.mark.parametrize(("last", "found"), [(60, 1), (59, 0)])
+def test_directions_have_time_too(last: int, found: int) -> None:
+    history = _directions(lambda step: 0.99 if step else 0.5, [*range(0, last, 3), last])
     assert len(EmbeddingCollapse()(history)) == found
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from lightning_diag.finding import Finding
 from lightning_diag.history import History
-from lightning_diag.loggers.examples import filter_images, opened, worst_examples
+from lightning_diag.loggers.examples import (
+    contact_sheet,
+    filter_images,
+    opened,
+    worst_examples,
+)
 from lightning_diag.loggers.maps import layer_maps, picture
 from lightning_diag.loggers.screen import Histogram, Screen, bin_edges
 from lightning_diag.loggers.table import finding_table, markdown, place_table
@@ -49,9 +54,12 @@ class TensorBoardScreen(Screen):
         images = {grid.kind.name: picture(grid) for grid in layer_maps(history)}
         for place, png in filter_images(history).items():
             images[f"first_layer_filters/{place}"] = opened(png)
+        found = worst_examples(history)
+        if found and (sheet := contact_sheet(found.images)):
+            images["worst_examples"] = sheet
         for name, image in images.items():
             board.add_image(f"diag/{name}", np.asarray(image), step, dataformats="HWC")
-        if found := worst_examples(history):
+        if found:
             table = markdown(found.columns, found.rows)
             board.add_text("diag/worst_examples", table, global_step=step)
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from lightning_diag.measure.data import leaves
-from lightning_diag.measure.pictures import arranged, layout_of, shrunk
+from lightning_diag.measure.pictures import Layout, arranged, layout_of, shrunk
 
 _NUMBERS = 8
 """Our choice: numbers that are kept of a sample that is no picture."""
 _INDEX_NAMES = frozenset({"index", "indices", "idx", "id", "ids", "sample_id", "sample_index"})
 """Names under which batches carry the positions of their samples in the data set."""
+_LEAST_SPECTROGRAM = 16
+"""Our choice: along each side of a table of numbers that is drawn, such as a spectrogram."""
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.bool)
 
 
@@ -65,7 +67,20 @@ def _is_index(name: str) -> bool:
 
 
 def _is_pictured(x: Tensor) -> bool:
-    return x.dtype not in _INDICES and layout_of(x.shape[1:]) is not None
+    return x.dtype not in _INDICES and _layout_of(x) is not None
+
+
+def _layout_of(x: Tensor) -> Layout | None:
+    """Return how samples make pictures; tables of many numbers, such as spectrograms, do as well.
+
+    Shape:
+        ``(samples, *)``.
+    """
+    found = layout_of(x.shape[1:])
+    is_table = x.dim() == 3 and min(x.shape[1:]) >= _LEAST_SPECTROGRAM and x.is_floating_point()
+    if found is None and is_table:
+        return Layout(x.shape[1], x.shape[2], 1, is_last=False)
+    return found
 
 
 def _is_same(x: Tensor, target: Tensor) -> bool:
@@ -90,8 +105,8 @@ def content_of(x: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         numbers ``(n, 8)`` or fewer.
     """
     samples = x.detach()[chosen]
-    found = {"numbers": samples.flatten(1)[:, :_NUMBERS]}
-    layout = layout_of(x.shape[1:])
+    found = {"numbers": samples.reshape(len(samples), -1)[:, :_NUMBERS]}
+    layout = _layout_of(x)
     if layout is None or not _is_pictured(x):
         return found
     pictures = shrunk(arranged(samples, layout).float())

@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_diag.measure.base import Columns, LossCall, Numbers, placed
+from lightning_diag.measure.base import Columns, HostColumns, LossCall, Numbers, placed
 from lightning_diag.measure.batch_samples import Samples, content_of
 from lightning_diag.measure.filters import looks_pictured
-from lightning_diag.measure.losses import LossCallMeasure, scalar
+from lightning_diag.measure.losses import LossCallMeasure
+from lightning_diag.measure.moments import wide
 from lightning_diag.measure.pictures import as_texts
+from lightning_diag.measure.ranking import LOSS, MISTAKES, severity
 from lightning_diag.measure.sample_loss import SampleLosses, sample_losses, told
+from lightning_diag.measure.top_share import octaves, top_share
 
 _KEYS = (
     *("loss", "target", "prediction", "probability", "correct"),
@@ -29,7 +32,7 @@ Example = dict[str, Any]
 
 
 class ExampleMeasure(LossCallMeasure):
-    """Highest and mean loss of the samples of a call.
+    """Highest and mean loss of the samples of a call, and how much of it few of them carry.
 
     Args:
         due: Whether to look at the forward pass that begins.
@@ -40,8 +43,9 @@ class ExampleMeasure(LossCallMeasure):
         >>> call = LossCall("mse_loss#0", "mse_loss", "loss", 1, x, torch.tensor(2.5), target=y)
         >>> measure = ExampleMeasure()
         >>> columns = measure.after(call)
-        >>> measure.summarise(["mse_loss#0"], columns.sums, columns.maxima)
-        {'worst_loss': {'mse_loss#0': 4.0}, 'mean_loss': {'mse_loss#0': 2.5}}
+        >>> numbers = measure.summarise(["mse_loss#0"], columns.sums, columns.maxima)
+        >>> numbers["worst_loss"], numbers["mean_loss"]
+        ({'mse_loss#0': 4.0}, {'mse_loss#0': 2.5})
     """
 
     name: ClassVar[str] = "example"
@@ -49,6 +53,8 @@ class ExampleMeasure(LossCallMeasure):
         "worst_loss": "highest loss of a sample in the step, without weights; infinite where one "
         "is NaN",
         "mean_loss": "mean of the losses of its samples, without weights",
+        "top_share": "share of the step's loss that the tenth of its samples with the highest loss "
+        "carries, 0.1 to 1",
     }
 
     def __init__(
@@ -63,24 +69,30 @@ class ExampleMeasure(LossCallMeasure):
         """See `LossCallMeasure.observe`.
 
         Shape:
-            ``(samples, *)`` -> sums ``(1, 2)``, maxima ``(1, 1)``.
+            ``(samples, *)`` -> sums ``(1, 194)``, maxima ``(1, 1)``.
         """
         found = sample_losses(call)
         if found is None:
             return None
         self._keep(call, found)
         counts = found.losses != -math.inf
+        exact = wide(found.losses.device)
         total = found.losses.where(counts, torch.zeros_like(found.losses)).sum()
-        row = (scalar(total), scalar(counts.sum()))
-        highest = found.losses.nan_to_num(math.inf, math.inf, -math.inf).max()
-        return Columns.of(found.losses.device, [row], [(scalar(highest),)])
+        both = torch.stack([total.to(exact), counts.sum().to(exact)])
+        sums = torch.cat([both, octaves(found.losses).to(exact)])[None]
+        highest = severity(found.losses).max()[None, None].to(exact)
+        if sums.device.type == "cpu":
+            return HostColumns(sums.tolist(), highest.tolist())
+        return Columns(sums, highest)
 
     def summarise(self, places: Sequence[str], sums: Tensor, maxima: Tensor) -> Numbers:
         """See `Measure.summarise`."""
-        total, count = sums.unbind(1)
+        total, count = sums[:, 0], sums[:, 1]
+        share = top_share(sums[:, 2:])
         return {
             "worst_loss": placed(places, maxima[:, 0], count > 0),
             "mean_loss": placed(places, total / count, count > 0),
+            "top_share": placed(places, share, share.isfinite()),
         }
 
 
@@ -96,7 +108,9 @@ class Look:
     seen: int
     """Rows whose loss was computed."""
     columns: dict[str, Tensor]
-    """Numbers of the samples, worst first: ``(n, *)`` each."""
+    """Numbers of the samples, worst first, ``(n, *)`` each; ``score`` is what ranks them."""
+    kind: str = LOSS
+    """The list that they may be on."""
 
 
 def look(
@@ -107,6 +121,8 @@ def look(
     *,
     with_content: bool,
     most: int = OF_A_CALL,
+    scores: Tensor | None = None,
+    kind: str = LOSS,
 ) -> Look:
     """Take what is to be told of the worst samples of a call, without waiting for the device.
 
@@ -117,11 +133,13 @@ def look(
         batch: Its number in the epoch.
         with_content: Whether to take the samples themselves as well.
         most: How many samples to take.
+        scores: What to rank them by, -inf for those that do not belong; None ranks by the loss.
+        kind: The list that they may be on.
     """
-    severity = found.losses.nan_to_num(math.inf, math.inf, -math.inf)
-    top = severity.topk(min(most, len(severity))).indices
+    ranks = severity(found.losses) if scores is None else scores
+    top = ranks.topk(min(most, len(ranks))).indices
     rows = top * found.every
-    columns = {"loss": found.losses[top], "row": rows}
+    columns = {"loss": found.losses[top], "row": rows, "score": ranks[top]}
     columns.update({k: v for k, v in told(call, found, top)._asdict().items() if v is not None})
     held = samples.content(len(call.input), call.target)
     each = 1
@@ -134,7 +152,7 @@ def look(
         if with_content:
             columns.update(content_of(x, chosen))
     on_host = {name: _to_host(values) for name, values in columns.items()}
-    return Look(call.place, batch, each, len(severity), on_host)
+    return Look(call.place, batch, each, len(ranks), on_host, kind)
 
 
 def _to_host(x: Tensor) -> Tensor:
@@ -157,7 +175,7 @@ def examples(
         most: How many to return.
     """
     rows = [row for seen in looks for row in _rows(seen)]
-    rows.sort(key=lambda one: -_severity(one["loss"]))
+    rows.sort(key=_order_of(looks[0].kind if looks else LOSS))
     return [{**one, **facts} for one in rows[:most]]
 
 
@@ -167,7 +185,7 @@ def _rows(seen: Look) -> list[Example]:
     shape = None
     if {"pixels", "numbers"} <= columns.keys():
         columns.pop("numbers" if looks_pictured(columns["pixels"]) else "pixels")
-    pixels = columns.pop("pixels", None)
+    pixels, scores = columns.pop("pixels", None), columns.pop("score").tolist()
     values = {name: _plain(x) for name, x in columns.items()}
     if pixels is not None:
         shape = [*pixels.shape[2:], pixels.shape[1]]
@@ -176,8 +194,8 @@ def _rows(seen: Look) -> list[Example]:
         if values.get(name) and len(values[name][0]) == 1:
             values[name] = [value for (value,) in values[name]]
     found = []
-    for i, loss in enumerate(values["loss"]):
-        if loss == -math.inf:
+    for i, score in enumerate(scores):
+        if score == -math.inf:
             break
         sample, position = divmod(values["row"][i], seen.each)
         one = {name: values[name][i] if name in values else None for name in _KEYS}
@@ -198,8 +216,13 @@ def _plain(x: Tensor) -> list[Any]:
     return [[float(f"{value:.6g}") for value in row] for row in rows]
 
 
-def worst(found: Sequence[Example], most: int) -> list[Example]:
+def worst(found: Sequence[Example], most: int, kind: str = LOSS) -> list[Example]:
     """Return the examples with the highest loss, each sample once: as it was seen last.
+
+    Args:
+        found: Examples, those seen last at the end.
+        most: How many to return.
+        kind: The list they are for: of confident mistakes the surest come first.
 
     Example:
         >>> kept = worst([{"loss": 1.0, "pixels": "a"}, {"loss": 3.0}, {"loss": 2.0}], 2)
@@ -209,8 +232,14 @@ def worst(found: Sequence[Example], most: int) -> list[Example]:
     newest: dict[Any, Example] = {}
     for i, one in enumerate(found):
         newest[_identity(one) or i] = one
-    order = sorted(newest.values(), key=lambda one: -_severity(one["loss"]))
-    return order[:most]
+    return sorted(newest.values(), key=_order_of(kind))[:most]
+
+
+def _order_of(kind: str) -> Callable[[Example], float]:
+    """Return what examples of a list are sorted by, ascending."""
+    if kind == MISTAKES:
+        return lambda one: -float(one["probability"])
+    return lambda one: -_severity(one["loss"])
 
 
 def _severity(loss: float) -> float:

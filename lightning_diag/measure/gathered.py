@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from lightning_diag.measure.base import LossCall
 from lightning_diag.measure.batch_samples import Samples
 from lightning_diag.measure.examples import Example, Look, examples, look, worst
 from lightning_diag.measure.order import Order
+from lightning_diag.measure.ranking import LOSS, severity
 from lightning_diag.measure.sample_loss import SampleLosses
 
 Found = tuple[int, list[Example]]
@@ -53,20 +56,33 @@ class Gathered:
         most: Samples of a place that are kept.
         places: Places that are looked at, the first ones.
         with_content: Whether to take the samples themselves as well.
+        kind: The list that they are for.
     """
 
-    def __init__(self, most: int, places: int, *, with_content: bool) -> None:
+    def __init__(self, most: int, places: int, *, with_content: bool, kind: str = LOSS) -> None:
         # one more, since one may be a repeat
         self._most, self._places, self._with_content = most, places, with_content
+        self._kind = kind
         self._held: dict[str, _Worst] = {}
 
-    def add(self, call: LossCall, found: SampleLosses, batch: Batch) -> None:
-        """Take the worst samples of a call, without waiting for the device."""
+    def add(
+        self, call: LossCall, found: SampleLosses, batch: Batch, scores: Tensor | None = None
+    ) -> None:
+        """Take the worst samples of a call, without waiting for the device.
+
+        Args:
+            call: The call.
+            found: The losses of its samples.
+            batch: The batch.
+            scores: What to rank them by, see `look`.
+        """
         if call.place not in self._held:
             if len(self._held) >= self._places:
                 return
-            self._held[call.place] = _Worst(self._most + 1, with_content=self._with_content)
-        self._held[call.place].add(call, found, batch)
+            self._held[call.place] = _Worst(
+                self._most + 1, with_content=self._with_content, kind=self._kind
+            )
+        self._held[call.place].add(call, found, batch, scores)
 
     def told(self, orders: Sequence[Order | None], facts: Mapping[str, Any]) -> dict[str, Found]:
         """Return what was found at each place, worst first; waits for what is on its way.
@@ -85,7 +101,7 @@ class Gathered:
                 for is_repeat, index in [_placed(one, _order(orders, loader))]
                 if not is_repeat
             ]
-            found[place] = (held.fresh_rows(orders), worst(told, self._most))
+            found[place] = (held.fresh_rows(orders), worst(told, self._most, self._kind))
         return found
 
 
@@ -109,8 +125,8 @@ class _Worst:
     there are.
     """
 
-    def __init__(self, most: int, *, with_content: bool) -> None:
-        self._most, self._with_content = most, with_content
+    def __init__(self, most: int, *, with_content: bool, kind: str) -> None:
+        self._most, self._with_content, self._kind = most, with_content, kind
         self._pending: deque[_Taken] = deque()
         self._kept: list[_Taken] = []
         self._rows = 0
@@ -118,17 +134,25 @@ class _Worst:
         self._seen: list[_Seen] = []
         self._each = 1
 
-    def add(self, call: LossCall, found: SampleLosses, batch: Batch) -> None:
+    def add(self, call: LossCall, found: SampleLosses, batch: Batch, scores: Tensor | None) -> None:
         """See `Gathered.add`."""
         losses, most = found.losses, self._most
+        ranks = severity(losses) if scores is None else scores
         self._seen.append(_Seen(batch.number, batch.loader, len(losses)))
         if losses.device.type == "cpu" and self._least > -math.inf:
-            worse = losses.nan_to_num(math.inf, math.inf, -math.inf) > self._least
-            most = min(most, int(worse.sum()))
+            most = min(most, int((ranks > self._least).sum()))
         if most == 0:
             return
-        content = self._with_content
-        taken = look(call, found, batch.samples, batch.number, with_content=content, most=most)
+        taken = look(
+            call,
+            found,
+            batch.samples,
+            batch.number,
+            with_content=self._with_content,
+            most=most,
+            scores=ranks,
+            kind=self._kind,
+        )
         self._each = taken.each
         self._pending.append(_Taken(taken, batch.loader, _event(losses.device)))
         while self._pending and _is_there(self._pending[0].arrived):
@@ -143,9 +167,9 @@ class _Worst:
     def _cut(self) -> None:
         """Let go of all but the worst."""
         sizes = [len(taken.look.columns["loss"]) for taken in self._kept]
-        losses = torch.cat([_severity(taken) for taken in self._kept])
-        worst_of = losses.topk(min(self._most, len(losses)))
-        is_kept = torch.zeros(len(losses), dtype=torch.bool, device="cpu")
+        ranks = torch.cat([taken.look.columns["score"].double() for taken in self._kept])
+        worst_of = ranks.topk(min(self._most, len(ranks)))
+        is_kept = torch.zeros(len(ranks), dtype=torch.bool, device="cpu")
         is_kept[worst_of.indices] = True
         pairs = zip(self._kept, is_kept.split(sizes), strict=True)
         self._kept = [_rows_of(taken, rows) for taken, rows in pairs if rows.any()]
@@ -193,16 +217,11 @@ def _is_there(arrived: Any) -> bool:
     return arrived is None or bool(arrived.query())
 
 
-def _severity(taken: _Taken) -> torch.Tensor:
-    losses = taken.look.columns["loss"].double()
-    return losses.nan_to_num(math.inf, math.inf, -math.inf)
-
-
 def _rows_of(taken: _Taken, rows: torch.Tensor) -> _Taken:
     """Return some rows of a look."""
     seen = taken.look
     if rows.all():
         return taken
     columns = {name: values[rows] for name, values in seen.columns.items()}
-    cut = Look(seen.place, seen.batch, seen.each, seen.seen, columns)
+    cut = replace(seen, columns=columns)
     return taken._replace(look=cut)

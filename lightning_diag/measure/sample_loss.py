@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,25 @@ def sample_losses(call: LossCall) -> SampleLosses | None:
     return None
 
 
+def losses_of_all(call: LossCall) -> Tensor | None:
+    """Return the loss of each row of a call as `sample_losses` does, however large it is.
+
+    Shape:
+        ``(rows,)``.
+    """
+    x, target = call.input, call.target
+    if x.dim() == 0 or target.dim() == 0 or len(x) != len(target):
+        return None
+    each, found = max(1, _ELEMENTS // max(1, x[:1].numel())), []
+    for begin in range(0, len(x), each):
+        part = slice(begin, begin + each)
+        some = sample_losses(replace(call, input=x[part], target=target[part]))
+        if some is None:
+            return None
+        found.append(some.losses)
+    return torch.cat(found) if found else None
+
+
 def _exact(x: Tensor) -> Tensor:
     """Return numbers of 16 bits or less, and whole ones, in float32."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -77,6 +97,8 @@ def _of_classes(call: LossCall, x: Tensor, target: Tensor) -> SampleLosses:
     ignored = -100 if call.ignore_index is None else call.ignore_index
     compute = functional.nll_loss if call.function == "nll_loss" else functional.cross_entropy
     found = compute(x, target, ignore_index=ignored, reduction="none")
+    if found.dim() == 1:
+        return SampleLosses(found.masked_fill(target == ignored, -math.inf), every, x, target)
     counts = (target != ignored).reshape(len(target), -1).sum(1)
     total = found.reshape(len(target), -1).sum(1)
     losses = (total / counts).where(counts > 0, torch.full_like(total, -math.inf))

@@ -9,7 +9,8 @@ see different branches, one of which fails, or NaN on one of them, cannot hang (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +40,50 @@ def joining_ranks(world_size: int) -> int:
     """
     stands = dist.is_available() and dist.is_initialized()
     return world_size if stands else 1
+
+
+@contextmanager
+def ranks_apart() -> Iterator[None]:
+    """Hide the process group for a while, so that code that only some ranks run cannot hang.
+
+    Within it there is one process, as before a group was made: batch norms that would join ranks
+    do not, and a collective raises.
+    """
+    if not joining_ranks(2) > 1:
+        yield
+        return
+    world = dist.GroupMember.WORLD
+    dist.GroupMember.WORLD = None
+    try:
+        yield
+    finally:
+        dist.GroupMember.WORLD = world
+
+
+def own_rank() -> tuple[int, int]:
+    """Return which process this is and of how many, (0, 1) where no process group stands."""
+    return (dist.get_rank(), dist.get_world_size()) if joining_ranks(2) > 1 else (0, 1)
+
+
+def rows_of_all(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks, those of the first one first. Every rank must call this.
+
+    Shape:
+        ``(n, *)`` on the host, with n as each rank has it -> ``(sum of n, *)`` on the host.
+    """
+    ranks = own_rank()[1]
+    if ranks == 1:
+        return rows
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(ranks)]
+    dist.all_gather(sizes, torch.tensor([len(rows)], device=device))
+    counts = [int(size) for size in sizes]
+    sent = rows.new_zeros((max(counts), *rows.shape[1:]), device=device)
+    sent[: len(rows)] = rows.to(device)
+    found = [torch.empty_like(sent) for _ in counts]
+    dist.all_gather(found, sent)
+    parts = [part[:count] for part, count in zip(found, counts, strict=True)]
+    return torch.cat(parts).to(rows.device)
 
 
 class Key(NamedTuple):

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from torch import Tensor
 
 from lightning_diag.measure.base import CallMeasure, LossCall
 from lightning_diag.measure.batch_samples import Samples
-from lightning_diag.measure.examples import Example, ExampleMeasure, Look, examples, look, worst
-from lightning_diag.measure.gathered import Batch, Found, Gathered
+from lightning_diag.measure.examples import Example, ExampleMeasure, Look, look, worst
+from lightning_diag.measure.gathered import Batch, Gathered
 from lightning_diag.measure.order import straight_order_of
+from lightning_diag.measure.ranking import BY_CLASS, LOSS, MISTAKES, MOST_CLASSES, Ranked
+from lightning_diag.measure.recent import Found, Key, Recent
 from lightning_diag.measure.sample_loss import SampleLosses, sample_losses
 from lightning_diag.measure.tally import Joined, Tally
+from lightning_diag.measure.trend_lists import Lists
 from lightning_diag.monitors.base import Digest, Monitor, summarised
 from lightning_diag.probe.eager import CompiledModels
+from lightning_diag.probe.follower import Follower
 from lightning_diag.probe.observer import Note, Stage
 from lightning_diag.probe.probe import Probe
 from lightning_diag.probe.run import Run
+from lightning_diag.probe.sample_trends import SampleTrends
 from lightning_diag.probe.validation import validation_orders
 
 _KEPT = 16
@@ -32,23 +38,11 @@ _PLACES = 4
 _LEAST_STEPS, _SHARE = 64, 8
 """Our choice: what is shown is renewed after 64 steps, or an eighth of the steps so far: it takes
 milliseconds to write."""
-_NAMES = {"train": "example/worst", "validation": "example/worst_validation"}
-"""What the history shows, by stage."""
-_OfRanks = Mapping[str, Sequence[Found]]
-"""Samples looked at and worst examples of each rank, by loss call."""
+_OfRanks = Mapping[Key, Sequence[Found]]
+"""Samples looked at and worst examples of each rank, by list and loss call."""
 
 
-class _Found(NamedTuple):
-    """The worst samples of one place at one step."""
-
-    step: int
-    place: str
-    samples: int
-    """Samples that were looked at."""
-    examples: list[Example]
-
-
-class WorstExamples(Monitor):
+class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightnings' Callback
     """Keep the samples with the highest loss: what the model is most wrong about (W13).
 
     Confident mistakes are often wrong labels, broken files or a bug in the preprocessing. Of
@@ -68,11 +62,24 @@ class WorstExamples(Monitor):
     both binary cross-entropies, and squared, absolute, smooth and Huber distances; weights and
     label smoothing are left out.
 
+    With `trends` every training batch is seen, and each sample is followed over the epochs in 18
+    bytes, by its index: see docs/hard-examples/worst-examples.md. It then tells labels that are
+    suspicious, samples that were never learnt, that were forgotten again, and the worst of the
+    whole data set rather than of some steps. Nothing of the samples themselves is kept: those that
+    are shown are read again when the fit has ended.
+
     Args:
         every_n_steps: Optimizer steps between two looks, at least 1; None takes the trainer's
             `log_every_n_steps`. Samples are looked at in watched steps that are at least 31 apart.
         pictures: Whether to keep pictures or numbers of the samples themselves. Without, only
-            losses, targets, predictions and positions are stored.
+            losses, targets, predictions and positions are stored, and nothing is read again.
+        trends: Whether to follow every sample of training. Put the monitor into the Trainer's
+            callbacks for that, beside `Doctor` or alone: the monitors of `Doctor` see watched steps
+            only.
+        mistakes: Whether to show confident mistakes as well, the surest wrong answers, of training
+            and of validation. `trends` shows those of training anyway.
+        per_class: Samples of each class to show as well, those with the highest loss, 0 or more: of
+            validation, and with `trends` of training; of the first 16 classes.
         max_overhead: Share of the training time that watching may cost, above 0.
         startup_seconds: Seconds that watching may cost beyond that share, in all.
         compiled_models: See `Doctor`.
@@ -84,10 +91,12 @@ class WorstExamples(Monitor):
         joined.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; when a fit begins, if `trends` is asked of a
+            monitor within `Doctor`.
 
     Cost:
-        The loss once more, a sort of it and a copy of eight samples, on one step in 31, and of 16
+        With `trends` see docs/hard-examples/worst-examples.md. Without:
+        the loss once more, a sort of it and a copy of eight samples, on one step in 31, and of 16
         on watched batches of validations: about a millisecond each on a CPU.
 
     Example:
@@ -100,6 +109,9 @@ class WorstExamples(Monitor):
         every_n_steps: int | None = None,
         *,
         pictures: bool = True,
+        trends: bool = False,
+        mistakes: bool = False,
+        per_class: int = 0,
         max_overhead: float = 0.01,
         startup_seconds: float = 5.0,
         compiled_models: CompiledModels = "eager",
@@ -111,7 +123,13 @@ class WorstExamples(Monitor):
             compiled_models=compiled_models,
             identity={"every_n_steps": every_n_steps},
         )
+        if per_class < 0:
+            raise ValueError(f"`per_class` must be 0 or more samples, got {per_class}.")
         self.pictures = pictures
+        self.trends = trends
+        self.mistakes = mistakes
+        self.per_class = per_class
+        self.courses = SampleTrends() if trends else None
         self._measure = ExampleMeasure(self._is_due, self._keep)
         self._next = self._show_next = 0
         self._forget()
@@ -119,18 +137,24 @@ class WorstExamples(Monitor):
     def _forget(self) -> None:
         self._run: Run | None = None
         self._batch: tuple[int, Samples] | None = None
+        self._drawn_at: dict[int, Tensor] = {}
         self._places: set[str] = set()
         self._looks: list[Look] = []
         self._told: list[Look] = []
         self._looked = -1
         self._is_new = False
-        self._window: deque[_Found] = deque(maxlen=_LOOKS)
+        self._recent = Recent(_LOOKS, _KEPT)
         self._valid: Batch | None = None
-        self._gathered: Gathered | None = None
+        self._gathered: dict[str, Gathered] = {}
         self._validated_at = 0
 
     def prepare(self, run: Run) -> None:
         """See `Observer.prepare`."""
+        if self.trends and not self.is_hooked:
+            raise ValueError(
+                "`WorstExamples(trends=True)` must see every batch, and the monitors of `Doctor` "
+                "see some: put it into the Trainer's `callbacks`, beside `Doctor`."
+            )
         self._forget()
         self._run = run
 
@@ -145,8 +169,11 @@ class WorstExamples(Monitor):
 
     def batch_started(self, batch: Any, batch_idx: int) -> None:
         """See `Observer.batch_started`."""
-        if self._is_due():
+        if self._run is not None and self._is_due():
             self._batch = (batch_idx, Samples(batch))
+            drawn = self.positions(self._run.trainer)
+            if drawn is not None:
+                self._drawn_at[batch_idx] = drawn
 
     def _keep(self, call: LossCall, found: SampleLosses) -> None:
         """Take the worst samples of a call down; they are told once they are on the host."""
@@ -154,7 +181,22 @@ class WorstExamples(Monitor):
             return
         self._places.add(call.place)
         number, samples = self._batch
-        self._looks.append(look(call, found, samples, number, with_content=self.pictures))
+        content = self.pictures
+        self._looks.append(look(call, found, samples, number, with_content=content))
+        is_followed = self.courses is not None and call.place == self.courses.place
+        scores = Ranked(call, found).mistakes() if self.mistakes and not is_followed else None
+        if scores is not None:
+            self._looks.append(
+                look(
+                    call,
+                    found,
+                    samples,
+                    number,
+                    with_content=content,
+                    scores=scores,
+                    kind=MISTAKES,
+                )
+            )
 
     def collect(self, tally: Tally) -> None:
         """See `Observer.collect`."""
@@ -168,28 +210,26 @@ class WorstExamples(Monitor):
     def digest(self, joined: Joined, run: Run, step: int) -> Digest:
         """See `Observer.digest`."""
         looks, self._told = self._told, []
+        if looks:
+            facts = {"step": step, "rank": int(run.trainer.global_rank)}
+            self._recent.add(looks, facts, self._index)
+        self._drawn_at = {}
         if not looks:
             return Digest()
-        facts = {"step": step, "rank": int(run.trainer.global_rank)}
-        for place in dict.fromkeys(seen.place for seen in looks):
-            of_place = [seen for seen in looks if seen.place == place]
-            found = examples(of_place, facts)
-            for one in found:
-                one["index"] = self._index(one)
-            samples = sum(seen.seen for seen in of_place)
-            self._window.append(_Found(step, place, samples, found))
         if run.ranks == 1 and step >= self._show_next:
-            self._show({place: [found] for place, found in self._worst().items()})
+            self._show({key: [found] for key, found in self._recent.worst(self._looked).items()})
         values = summarised(self._measure, joined, self.tag)
         return Digest({metric: numbers for metric, numbers in values.items() if numbers})
 
     def _index(self, one: Example) -> int | None:
-        """Return the position in the data set of a sample whose batch does not tell it."""
-        run = self._run
-        if one["index"] is not None or run is None or run.ranks > 1:
-            known: int | None = one["index"]
-            return known
-        order = straight_order_of(run.trainer.train_dataloader)
+        """Return the position in the data set of a sample, as its batch or its loader tells it."""
+        run, known = self._run, one["index"]
+        if known is not None or run is None:
+            return None if known is None else int(known)
+        drawn = self._drawn_at.get(one["batch"])
+        if drawn is not None:
+            return int(drawn[one["sample"]]) if one["sample"] < len(drawn) else None
+        order = None if run.ranks > 1 else straight_order_of(run.trainer.train_dataloader)
         return None if order is None else order.index_of(one["batch"], one["sample"])
 
     # -- a watched batch of a validation -----------------------------------------------------
@@ -197,35 +237,46 @@ class WorstExamples(Monitor):
     def validation_started(self, batch: Any, batch_idx: int, loader: int, step: int) -> None:
         """See `Observer.validation_started`."""
         self._valid, self._validated_at = Batch(batch_idx, loader, Samples(batch)), step
-        if self._gathered is None:
-            self._gathered = Gathered(_KEPT, _PLACES, with_content=self.pictures)
+        if not self._gathered:
+            self._gathered = {LOSS: self._gathering(LOSS, _KEPT)}
+
+    def _gathering(self, kind: str, most: int) -> Gathered:
+        return Gathered(most, _PLACES, with_content=self.pictures, kind=kind)
 
     def validation_loss(self, call: LossCall) -> None:
         """See `Observer.validation_loss`."""
         found = sample_losses(call)
-        if found is not None and self._valid is not None and self._gathered is not None:
-            self._gathered.add(call, found, self._valid)
+        if found is None or self._valid is None or not self._gathered:
+            return
+        self._gathered[LOSS].add(call, found, self._valid)
+        if not (self.mistakes or self.per_class):
+            return
+        ranked = Ranked(call, found)
+        lists_of = {MISTAKES: ranked.mistakes()} if self.mistakes else {}
+        for label in range(min(ranked.classes, MOST_CLASSES) if self.per_class else 0):
+            lists_of[f"{BY_CLASS} {label}"] = ranked.of_class(label)
+        for name, scores in lists_of.items():
+            if scores is not None:
+                kind, is_class, _ = name.partition(" ")
+                if name not in self._gathered:
+                    most = self.per_class if is_class else _KEPT
+                    self._gathered[name] = self._gathering(kind, most)
+                self._gathered[name].add(call, found, self._valid, scores)
 
-    def _validated(self, run: Run) -> tuple[int, dict[str, Found]] | None:
-        """Return the step and what was found of a validation, by loss call; None if unwatched."""
-        gathered, self._gathered, self._valid = self._gathered, None, None
-        if gathered is None:
+    def _validated(self, run: Run) -> tuple[int, dict[Key, Found]] | None:
+        """Return the step and what was found of a validation, by list; None if unwatched."""
+        gathered, self._gathered, self._valid = self._gathered, {}, None
+        if not gathered:
             return None
         facts = {"step": self._validated_at, "rank": int(run.trainer.global_rank)}
-        return self._validated_at, gathered.told(validation_orders(run.trainer), facts)
+        orders = validation_orders(run.trainer)
+        return self._validated_at, {
+            (name, place): found
+            for name, of_list in gathered.items()
+            for place, found in of_list.told(orders, facts).items()
+        }
 
     # -- what is shown -----------------------------------------------------------------------
-
-    def _worst(self) -> dict[str, Found]:
-        """Return samples looked at and worst examples of this rank, by loss call."""
-        recent = [found for found in self._window if 2 * found.step >= self._looked]
-        return {
-            place: (
-                sum(found.samples for found in recent if found.place == place),
-                worst([e for f in recent if f.place == place for e in f.examples], _KEPT),
-            )
-            for place in dict.fromkeys(found.place for found in recent)
-        }
 
     def note(self, stage: Stage) -> Any:
         """See `Observer.note`."""
@@ -234,58 +285,95 @@ class WorstExamples(Monitor):
         found: dict[str, Any] = {}
         is_last = stage == "epoch" and _ends(self._run.trainer)
         if self._is_new and (is_last or self._looked >= self._show_next):
-            found["train"] = self._worst()
+            found["train"] = self._recent.worst(self._looked)
         validated = self._validated(self._run) if stage == "validation" else None
         if validated is not None:
             found["validation"] = validated
+        if stage == "epoch":
+            trainer = self._run.trainer
+            followed = self.followed_lists(trainer, self.per_class, with_content=self.pictures)
+            found.update({} if followed is None else {"trends": followed})
         return found or None
 
     def noted(self, stage: Stage, of_ranks: Sequence[Any]) -> Note:
         """See `Observer.noted`."""
         trained = [rank["train"] for rank in of_ranks if "train" in rank]
         if trained:
-            self._show(_by_place(trained))
+            self._show(_by_key(trained))
+        for followed in (rank["trends"] for rank in of_ranks if "trends" in rank):
+            self._enter_lists(followed)
         validated = [rank["validation"] for rank in of_ranks if "validation" in rank]
         if not validated:
             return Note()
-        places = _by_place([found for _, found in validated])
-        self._enter("validation", max(step for step, _ in validated), places)
-        return Note(meta={"examples": {"validation": list(places)}})
+        of_lists = _by_key([found for _, found in validated])
+        self._enter("_validation", max(step for step, _ in validated), of_lists, self.per_class)
+        places = [place for kind, place in of_lists if kind == LOSS]
+        return Note(meta={"examples": {"validation": places}})
 
     def _show(self, of_ranks: _OfRanks) -> None:
         """Enter the worst examples of training in the history."""
-        self._enter("train", self._looked, of_ranks)
+        self._enter("", self._looked, of_ranks)
         self._is_new = False
         self._show_next = self._looked + max(_LEAST_STEPS, self._looked // _SHARE)
 
-    def _enter(self, stage: str, step: int, of_ranks: _OfRanks) -> None:
+    def _enter_lists(self, followed: Lists) -> None:
+        """Enter the samples that are followed in the history, by what is said of them."""
         history = None if self._run is None else Probe.of(self._run.trainer).history
-        for place, parts in of_ranks.items():
-            found = worst([one for _, examples_of in parts for one in examples_of], _KEPT)
+        if history is None or self._run is None or self.courses is None:
+            return
+        step = max(0, int(self._run.step) - 1)
+        for name, content in followed.items():
+            facts = {"step": step, **dict.fromkeys(("batch", "sample", "rank"))}
+            content["examples"] = [{**facts, **one} for one in content["examples"]]
+            history.show(name, self.courses.place, step, content)
+
+    def _enter(self, suffix: str, step: int, of_ranks: _OfRanks, per_class: int = 0) -> None:
+        """Enter lists in the history; those of single classes become one."""
+        history = None if self._run is None else Probe.of(self._run.trainer).history
+        joined: dict[Key, tuple[int, list[Example]]] = {}
+        for (name, place), parts in of_ranks.items():
+            if not suffix and self.courses is not None and place == self.courses.place:
+                continue  # shown are the worst of all samples, not of those in watched steps
+            kind, is_class, _ = name.partition(" ")
+            most = per_class if is_class else _KEPT
+            found = worst([one for _, examples_of in parts for one in examples_of], most, kind)
+            _, before = joined.get((kind, place), (0, []))
+            joined[kind, place] = sum(count for count, _ in parts), [*before, *found]
+        for (kind, place), (samples, found) in joined.items():
             if history is not None and found:
-                samples = sum(count for count, _ in parts)
+                stage = suffix.strip("_") or "train"
                 content = {"stage": stage, "samples": samples, "examples": found}
-                history.show(_NAMES[stage], place, step, content)
+                history.show(f"example/{kind}{suffix}", place, step, content)
 
     def observer_state(self) -> dict[str, Any]:
         """See `Observer.observer_state`."""
-        return {"next": self._next, "show_next": self._show_next}
+        state: dict[str, Any] = {"next": self._next, "show_next": self._show_next}
+        if self.courses is not None:
+            state.update(show_epoch=self.show_epoch, courses=self.courses.state_dict())
+        return state
 
     def load_observer_state(self, state: Mapping[str, Any]) -> None:
         """See `Observer.load_observer_state`."""
         self._next = int(state.get("next", 0))
         self._show_next = int(state.get("show_next", 0))
+        self.show_epoch = int(state.get("show_epoch", 0))
+        if self.courses is not None:
+            self.courses.load_state_dict(state.get("courses", {}))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run and its samples behind."""
         state = {**super().__getstate__(), "_run": None, "_batch": None}
-        state.update(_valid=None, _gathered=None)
-        return {**state, "_looks": [], "_told": [], "_window": deque(maxlen=_LOOKS)}
+        state.update(_valid=None, _gathered={}, _drawn_at={}, _recent=Recent(_LOOKS, _KEPT))
+        return {**state, "_looks": [], "_told": []}
 
 
-def _by_place(of_ranks: Sequence[dict[str, Found]]) -> _OfRanks:
-    places = dict.fromkeys(place for rank in of_ranks for place in rank)
-    return {place: [rank[place] for rank in of_ranks if place in rank] for place in places}
+def _by_key(of_ranks: Sequence[Mapping[Key, Found]]) -> _OfRanks:
+    keys = sorted({key for rank in of_ranks for key in rank}, key=_class_of)
+    return {key: [rank[key] for rank in of_ranks if key in rank] for key in keys}
+
+
+def _class_of(key: Key) -> int:
+    return int(key[0].partition(" ")[2] or -1)
 
 
 def _ends(trainer: Any) -> bool:

@@ -12,13 +12,13 @@ from lightning_diag.probe.functions import OPERANDS, argument
 
 _VIEWS = frozenset(
     {
-        *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T"),
+        *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Where"),
         *("Permute", "Select", "Slice", "ToCopy", "Clone", "Expand", "Alias", "Index"),
         *("AsStrided", "Unbind", "SplitWithSizes", "Split", "Clamp", "ClampMin", "ClampMax"),
     }
 )
 """Operations that hand on what an activation function computed. Clamps are among them: they keep
-probabilities away from 0 and 1."""
+probabilities away from 0 and 1; and ``where``, which keeps NaN out of a loss."""
 _ACTIVATIONS = {
     "Softmax": "softmax",
     "LogSoftmax": "log_softmax",

@@ -19,6 +19,7 @@ from lightning_diag.finding import Finding
 from lightning_diag.history import History
 from lightning_diag.report import coverage
 from lightning_diag.report.ending import how_it_ended
+from lightning_diag.report.examples import suspicious_lines
 from lightning_diag.report.verdict import Cause, judge
 from lightning_diag.report.words import (
     SIGNS,
@@ -36,15 +37,16 @@ from lightning_diag.report.words import (
 NAME = "lightning_diag"
 
 
-def say(finding: Finding, *, console: Console | None = None) -> None:
+def say(finding: Finding, *, when: str = "", console: Console | None = None) -> None:
     """Print a finding, in a few lines, above whatever progress bar is running.
 
     Args:
         finding: What to print.
+        when: When it was seen; by default since its first step.
         console: Where to; by default rich's own console, which a rich progress bar shares.
     """
     out = console or rich.get_console()
-    head = _head(finding, out, since=True)
+    head = _head(finding, out, when=when or f"since step {finding.steps[0]:,}")
     rows = [("", plain(finding.message)), ("Where", where(finding))]
     rows += origin(finding)
     if finding.cause_of:
@@ -78,6 +80,10 @@ def summary(
         parts += [Text(), *_cause(cause, out)]
     if verdict.causes:
         parts.append(Text())
+    labels = suspicious_lines(history)
+    if labels:
+        rows = [("Suspicious", labels[0]), *((" ", line) for line in labels[1:])]
+        parts.append(Padding(_fields(rows), (0, 0, 0, 2)))
     footer = _footer(history, brief=not verdict.causes, report=report is not None)
     parts.append(Padding(_fields(footer), (0, 0, 0, 2)))
     write(out, *parts)
@@ -85,6 +91,24 @@ def summary(
         # A path that is wrapped can neither be clicked nor copied.
         line = Text.assemble(("  Report        ", "dim"), plain(os.fspath(report)))
         write(out, line, wrap=False)
+
+
+def say_sum(sentence: str, unjudged: str, *, console: Console | None = None) -> None:
+    """Print what some checks did, and what could not be judged.
+
+    Args:
+        sentence: What was found, in a sentence.
+        unjudged: What could not judge, and why; empty if all could.
+        console: Where to; by default rich's own console.
+    """
+    out = console or rich.get_console()
+    tones: dict[str, Tone] = {"No problem": "healthy", "Nothing can": "unknown"}
+    tone = next((t for begin, t in tones.items() if sentence.startswith(begin)), None)
+    line = Text(f"{NAME}: {sentence}", style="bold")
+    parts: list[RenderableType] = [Text(), _verdict_line(tone, sentence, out) if tone else line]
+    if unjudged:
+        parts.append(Padding(_fields([("Not judged", plain(unjudged))]), (0, 0, 0, 2)))
+    write(out, *parts)
 
 
 def write(out: Console, *parts: RenderableType, wrap: bool = True) -> None:
@@ -144,9 +168,9 @@ def _verdict_line(tone: Tone, sentence: str, out: Console) -> Text:
     return Text.assemble((f"{_mark(tone, out)} ", SIGNS[tone].style), (name + sentence, "bold"))
 
 
-def _head(finding: Finding, out: Console, *, since: bool = False) -> Text:
+def _head(finding: Finding, out: Console, *, when: str = "") -> Text:
     sign = SIGNS[finding.severity]
-    when = f"since step {finding.steps[0]:,}" if since else period(finding)
+    when = when or period(finding)
     return Text.assemble(
         (f"{_mark(finding.severity, out)} {sign.word}", sign.style),
         "  ",

@@ -335,3 +335,25 @@ def test_highest_and_mean_loss_join_over_micro_batches(parts: int) -> None:
     expected = functional.cross_entropy(x, y, ignore_index=7, reduction="none").double()
     assert numbers["worst_loss"]["p"] == close(float(expected.max()), rel=1e-6)
     assert numbers["mean_loss"]["p"] == close(float(expected.sum()) / 15, rel=1e-6)
+
+
+def test_a_batch_of_nothing_but_labels_is_told_by_them() -> None:
+    """As where texts stand beside labels, which the loss gets in another type."""
+    labels = torch.tensor([1, 0, 1])
+    call = called("binary_cross_entropy_with_logits", randoms(3), labels.float())
+    found = sample_losses(call)
+    assert found is not None
+    batch = {"text": ["a", "b", "c"], "label": labels}
+    seen = look(call, found, Samples(batch), 0, with_content=True)
+    for one in examples([seen], {}):
+        assert one["numbers"] == [one["target"]]
+
+
+def test_a_spectrogram_is_kept_as_a_picture() -> None:
+    rising = torch.arange(80.0)[:, None] + torch.arange(100.0)
+    batch = rising.expand(3, 80, 100)
+    call = called("mse_loss", randoms(3), randoms(3, seed=4))
+    found = sample_losses(call)
+    assert found is not None
+    (first, *_) = examples([look(call, found, Samples(batch), 0, with_content=True)], {})
+    assert first["shape"] == [20, 25, 1]

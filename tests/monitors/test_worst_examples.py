@@ -130,10 +130,27 @@ def test_a_wrong_label_is_the_worst_example_with_its_picture() -> None:
     assert base64.b64decode(first["pixels"]) == expected.numpy().tobytes()
 
 
-def test_shuffled_samples_have_no_index() -> None:
+def test_shuffled_samples_have_their_true_index() -> None:
+    """P32: as the sampler drew them, which the label and the picture at that index show."""
     loader = pictures()
     shuffled = DataLoader(loader.dataset, 8, shuffle=True)
-    _, history = watched(loader=shuffled, max_epochs=1)
+    _, history = watched(loader=shuffled, max_epochs=2)
+    kept = newest(history)["examples"]
+    assert len({one["index"] for one in kept}) == len(kept)
+    for one in kept:
+        image, label = loader.dataset[one["index"]]
+        low, high = image.min(), image.max()
+        expected = ((image - low) / (high - low) * 255).round().to(torch.uint8)
+        assert base64.b64decode(one["pixels"]) == expected.numpy().tobytes()
+        assert one["target"] == int(label)
+    assert type(shuffled) is DataLoader
+
+
+def test_within_the_doctor_shuffled_samples_have_no_index() -> None:
+    """Its monitors leave the loader alone."""
+    shuffled = DataLoader(pictures().dataset, 8, shuffle=True)
+    doctor = Doctor(monitors=[WorstExamples()], every_n_steps=1)
+    _, history = watched(monitor=doctor, loader=shuffled, max_epochs=1)
     assert {one["index"] for one in newest(history)["examples"]} == {None}
 
 
@@ -216,7 +233,7 @@ def test_a_copy_carries_no_samples() -> None:
     monitor = WorstExamples(**EVERY_STEP)
     watched(monitor=monitor, max_epochs=1)
     state = monitor.__getstate__()
-    assert not state["_window"]
+    assert not state["_recent"]
     assert (state["_run"], state["_batch"], state["_looks"]) == (None, None, [])
     watched(monitor=copy.deepcopy(monitor), max_epochs=1)
     assert newest(History.open("lightning_diag-1"))["examples"]

@@ -245,6 +245,7 @@ def test_keywords_positions_and_weights_are_read() -> None:
         (lambda x: x.tanh().to(torch.float64), "tanh"),
         (lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6), "sigmoid"),
         (lambda x: x.softmax(1).log(), "log"),
+        (lambda x: x.softmax(1).where(x.isfinite(), torch.zeros(())), "softmax"),
         (lambda x: 30 * torch.tanh(x / 30), ""),
         (lambda x: x @ torch.ones(3, 2), ""),
         (lambda x: x, ""),

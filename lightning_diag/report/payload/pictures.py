@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_diag.history import History
+from lightning_diag.report.examples import KINDS, why
 from lightning_diag.report.payload.numbers import spread, tidy
 from lightning_diag.report.payload.png import data_uri, sheet
 
@@ -80,25 +81,35 @@ def _pixels(seen: Any) -> tuple[bytes | None, list[int]]:
 
 
 def examples(history: History) -> list[dict[str, Any]]:
-    """Return the examples with the largest loss of the newest look, worst first.
+    """Return the examples of the newest look at each list, worst first; [] where none were kept.
 
-    Those of training come before those of validation, as `stage` tells; [] where none were kept.
+    Lists come in the order of `KINDS`, and those of training before those of validation, as `stage`
+    tells.
     """
     return [
         {
+            "kind": name.partition("/")[2].removesuffix("_validation"),
             "place": place,
             "stage": str(seen.get("stage", "train")),
             "samples": seen.get("samples"),
+            "found": seen.get("found"),
+            "threshold": _number(seen.get("threshold")),
+            "why": why(name, example),
             "image": _image(example),
             **{key: _plain(example.get(key)) for key in _FIELDS},
         }
-        for name in ("example/worst", "example/worst_validation")
+        for name in KINDS
         for place, looks in list(history.shown(name).items())[:MOST_LOSSES]
         for seen in [looks[-1][1]]
         if isinstance(seen, Mapping)
-        for example in seen.get("examples") or ()
-        if isinstance(example, Mapping)
+        for example in _listed(seen.get("examples"))
     ]
+
+
+def _listed(examples: Any) -> list[Mapping[str, Any]]:
+    """Return the examples of a list; a file may hold anything there."""
+    known = examples if isinstance(examples, list) else []
+    return [example for example in known if isinstance(example, Mapping)]
 
 
 def unseen(history: History) -> list[str]:
@@ -122,6 +133,12 @@ _FIELDS = (
     "loader",
     "numbers",
     "position",
+    "margin",
+    "looks",
+    "forgotten",
+    "learnt",
+    "text",
+    "name",
 )
 """What is told of an example, besides its picture."""
 

@@ -55,29 +55,61 @@ function filterCard(filter) {
     chart);
 }
 
+/** What each list of samples is called, and what it is good for; in this order. */
+const LISTS = {
+  suspicious: ["Suspicious labels", "The network was sure of another class, look after look. Check these labels."],
+  never_learnt: ["Never learnt", "Answered wrongly at every look, though without being sure. Look for broken samples and rare kinds."],
+  forgotten: ["Forgotten", "Answered right and then wrong again; those it befell most often come first."],
+  mistakes: ["Confident mistakes", "Answered wrongly; the surest answers come first."],
+  worst: ["Largest loss", "Look for wrong labels, broken samples and rare kinds."],
+  by_class: ["Largest loss of each class", "Class by class."],
+};
+
 function examplesSection(section) {
   const all = run.examples ?? [];
   if (!all.length) return;
-  section.append(h("p", { class: "quiet" },
-    "Samples with the largest loss. Look for wrong labels, broken pictures and rare kinds."));
   const groups = new Map();
   for (const example of all) {
-    const key = JSON.stringify([example.stage, example.place]);
+    const key = JSON.stringify([example.kind ?? "worst", example.stage, example.place]);
     groups.set(key, [...groups.get(key) ?? [], example]);
   }
-  for (const mine of groups.values()) {
-    const { place, samples, stage } = mine[0];
-    const among = samples ? `The worst of ${count(samples, "sample")} of ${stageName(stage)}` : "";
-    const at = place ? `${among ? `${among}, by` : "By"} ` : among;
-    section.append(
-      at ? h("p", { class: "quiet" }, at, place ? h("code", {}, plain(place)) : "", ".") : "",
-      h("ol", { class: "examples" }, mine.map(exampleCard)),
-    );
+  const several = [...groups.values()].some(([first]) => (first.kind ?? "worst") !== "worst");
+  if (!several) {
+    section.append(h("p", { class: "quiet" },
+      "Samples with the largest loss. Look for wrong labels, broken pictures and rare kinds."));
   }
+  [...groups.values()].forEach((mine, i) => section.append(several ? namedList(mine, i === 0) : plainList(mine)));
   for (const stage of run.unseen ?? []) {
     section.append(h("p", { class: "quiet" },
       `Not observed in ${stageName(stage)}: it called no loss function of torch that has a loss for each sample.`));
   }
+}
+
+/** Show one list under its name, to be opened; the first one is. */
+function namedList(mine, open) {
+  const { kind, place, samples, found, stage, threshold } = mine[0];
+  const [title, words] = LISTS[kind] ?? [plain(kind), ""];
+  const isRanking = kind === "worst" || kind === "by_class";
+  const some = finite(found) && found > mine.length && !isRanking ? `${mine.length} of ${grouped(found)}` : grouped(mine.length);
+  const among = `Among ${finite(samples) ? count(samples, "sample") : "samples"} of ${stageName(stage)}`;
+  const limit = finite(threshold) ? `, margin below ${write(threshold)}` : "";
+  const all = kind === "suspicious" && found > mine.length
+    ? h("p", { class: "quiet" }, "All of them, with their indices: ", h("code", {}, "WorstExamples.suspicious"), ".") : "";
+  return h("details", { class: "list", open },
+    h("summary", {}, h("strong", {}, `${title} in ${stageName(stage)}`), ` ${some}`),
+    h("p", { class: "quiet" }, `${words} ${among}${limit}`,
+      place ? ", by " : "", place ? h("code", {}, plain(place)) : "", "."),
+    all,
+    h("ol", { class: "examples" }, mine.map(exampleCard)));
+}
+
+function plainList(mine) {
+  const { place, samples, stage } = mine[0];
+  const among = samples ? `The worst of ${count(samples, "sample")} of ${stageName(stage)}` : "";
+  const at = place ? `${among ? `${among}, by` : "By"} ` : among;
+  return h("div", {},
+    at ? h("p", { class: "quiet" }, at, place ? h("code", {}, plain(place)) : "", ".") : "",
+    h("ol", { class: "examples" }, mine.map(exampleCard)));
 }
 
 const stageName = (stage) => (stage === "train" ? "training" : plain(stage));
@@ -93,12 +125,15 @@ function exampleCard(example) {
       : h("div", { class: "no-image" }, numbersOrText || "no picture"),
     h("dl", {}, [
       ["Loss", write(numeric(example.loss))],
-      ["Target", shortText(example.target)],
+      [example.kind === "suspicious" ? "Label" : "Target", shortText(example.target)],
       ["Prediction", `${shortText(example.prediction)}${sure}`],
       ...right,
       ["Sample", name],
-      ["Step", finite(example.step) ? grouped(example.step) : "–"],
-    ].flatMap(([label, text]) => [h("dt", {}, label), h("dd", {}, text)])));
+      ...(example.name ? [["File", shortText(example.name)]] : []),
+      ...(finite(example.margin) ? [["Margin", write(example.margin)]] : []),
+      ...(finite(example.looks) ? [] : [["Step", finite(example.step) ? grouped(example.step) : "–"]]),
+    ].flatMap(([label, text]) => [h("dt", {}, label), h("dd", {}, text)])),
+    example.why ? h("p", { class: "why" }, plain(example.why)) : null);
 }
 
 /** Name a sample by its index in the data, or by where in which batch it was. */

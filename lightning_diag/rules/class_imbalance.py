@@ -17,8 +17,10 @@ from lightning_diag.rules.reading import has_several_optimizers
 
 _SHOWN = 8
 _REMEDY = (
-    "Sample rare classes more often with `torch.utils.data.WeightedRandomSampler`, or give the "
-    "loss class weights; judge by the recall of each class."
+    "Give the loss weights by class, as `lightning_diag.class_balanced_weights` computes them, or "
+    "take `lightning_diag.FocalLoss(weight=...)` with these; or sample rare classes more often "
+    "with `torch.utils.data.WeightedRandomSampler`; or train on as many hard samples of each class "
+    "with `lightning_diag.OHEMLoss(ratio=1)`. Judge by the recall of each class."
 )
 
 
@@ -44,11 +46,16 @@ class ClassImbalance(Rule):
         frequent class, and accuracy looks good. Rare classes are often those that matter.
 
     What to do:
-        Sample or weigh by class frequency, or use a focal loss, and look at recall by class rather
-        than at accuracy.
+        Weigh or sample by class frequency, and look at recall by class rather than at accuracy.
+        On digits that were made imbalanced, weights and adjusted logits helped most, OHEM some, and
+        what only turns to hard samples (`FocalLoss` without weights, `OHEMSampling`) did not; see
+        docs/hard-examples/imbalance.md. With adjusted logits (`LogitAdjustedLoss`) this finding
+        stays, since it sees the adjusted ones: judge by the recall of the plain ones.
 
     References:
         SageMaker Debugger, rule ClassImbalance (ratio 10, a class mispredicted in 70 %).
+        Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019,
+        arXiv:1901.05555.
         Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002.
     """
 

@@ -81,7 +81,9 @@ class SuspiciousLabels(Rule):
 
     What to do:
         Look at a few dozen samples with their labels, after all loading and augmentation; then
-        train on twenty of them, which any network must learn by heart.
+        train on twenty of them, which any network must learn by heart. Where only some labels are
+        wrong the loss falls, and this is silent: `WorstExamples(trends=True)` lists the samples
+        whose labels the network contradicts (docs/hard-examples/worst-examples.md).
 
     References:
         Zhang et al., Understanding deep learning requires rethinking generalization, 2017,
@@ -240,7 +242,8 @@ class SuspiciousLabels(Rule):
             remedy=(
                 "Look at a few dozen samples with their labels as the network gets them, then "
                 "train on twenty of them with `Trainer(overfit_batches=1)`: if these are learned "
-                "by heart, the labels or the task are to blame."
+                "by heart, the labels or the task are to blame. Once a network learns, "
+                "`lightning_diag.WorstExamples(trends=True)` lists labels that are suspicious."
             ),
             places=(place,),
             steps=(max(0, steps - _WINDOW + 1), steps),

@@ -173,11 +173,16 @@ REMEDIES: Sequence[Remedy] = (
         "non-finite", "Trainer(gradient_clip_val=1.0)", THROWN, replace(THROWN, options=CLIPPED)
     ),
 )
-SLOW_ONES = (*more_treatments.SLOW, *lr_treatments.SLOW_ONES)
-ALL = (*REMEDIES, *TREATMENTS, *more_treatments.QUICK, *lr_treatments.QUICK, *SLOW_ONES)
+QUICK_ONES = (*REMEDIES, *TREATMENTS, *more_treatments.QUICK, *lr_treatments.QUICK)
+ALL = (*QUICK_ONES, *more_treatments.SLOW, *lr_treatments.SLOW_ONES)
+SHORTEST = {
+    code: min((r for r in QUICK_ONES if r.code == code), key=lambda r: r.sick.steps)
+    for code in {r.code for r in QUICK_ONES}
+}
+"""One remedy of each rule, which the quick suite tries; the others are tried with the slow ones."""
 EACH = pytest.mark.parametrize(
     "remedy",
-    [pytest.param(r, marks=[pytest.mark.slow] * (r in SLOW_ONES)) for r in ALL],
+    [pytest.param(r, marks=[pytest.mark.slow] * (r is not SHORTEST.get(r.code))) for r in ALL],
     ids=[f"{r.code}, {r.name}" for r in ALL],
 )
 
@@ -186,6 +191,15 @@ POINTERS = {
     "forward": "a place to look at",
     "torch.utils.data.DataLoader": "a place to look at",
     "argmax": "a place to look at",
+    "lightning_diag.WorstExamples(trends=True)": "a list to look at; see hard/test_cures.py",
+    **dict.fromkeys(
+        (
+            "lightning_diag.class_balanced_weights",
+            "lightning_diag.FocalLoss(weight=...)",
+            "lightning_diag.OHEMLoss(ratio=1)",
+        ),
+        "tried in hard/test_cures.py",
+    ),
     ".detach()": "a thing to look for",
     "torch.no_grad": "a thing to look for",
     "Trainer(overfit_batches=1)": "an experiment, which mends nothing",

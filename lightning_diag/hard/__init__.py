@@ -1,0 +1,1 @@
+"""Hard examples: losses and samplers that attend to them."""

@@ -11,13 +11,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_diag.batch_size import BatchSizeAdvice, suggest_batch_size
+    from lightning_diag.before_training import Preflight, preflight
     from lightning_diag.clipping.advice import ClipAdvice, clip_advice
     from lightning_diag.clipping.advisor import GradientClipAdvisor
     from lightning_diag.clipping.agc import AdaptiveGradientClipping
     from lightning_diag.clipping.autoclip import AutoClip
     from lightning_diag.doctor import Doctor
     from lightning_diag.finding import Evidence, Finding
+    from lightning_diag.hard.class_weights import (
+        class_balanced_weights,
+        class_counts,
+        class_weights,
+    )
+    from lightning_diag.hard.focal import FocalLoss, focal_loss
+    from lightning_diag.hard.logit_adjustment import (
+        LogitAdjustedLoss,
+        adjust_logits,
+        logit_adjusted_loss,
+    )
+    from lightning_diag.hard.mining_schedule import HardMining
+    from lightning_diag.hard.ohem import ohem_loss
+    from lightning_diag.hard.ohem_module import OHEMLoss
+    from lightning_diag.hard.sampler import OHEMSampler
+    from lightning_diag.hard.sampling import OHEMSampling
+    from lightning_diag.hard.selective import SelectiveBackprop
     from lightning_diag.history import History
+    from lightning_diag.initialisation.apply import init_
+    from lightning_diag.initialisation.suggest import suggest_init
+    from lightning_diag.initialisation.table import InitTable
     from lightning_diag.lr.preview import plot_schedule
     from lightning_diag.lr.range_test import lr_range_test
     from lightning_diag.lr.scaling import LinearScalingLR
@@ -79,23 +100,32 @@ __all__ = [
     "FeatureCache",
     "FilterMonitor",
     "Finding",
+    "FocalLoss",
     "GradientClipAdvisor",
     "GradientMonitor",
     "GradientNoiseMonitor",
     "GradientNoiseScale",
+    "HardMining",
     "History",
+    "InitTable",
     "InverseSquareRootLR",
     "LayerFreezing",
     "LinearProbe",
     "LinearScalingLR",
     "LoadReport",
+    "LogitAdjustedLoss",
     "LossMonitor",
+    "OHEMLoss",
+    "OHEMSampler",
+    "OHEMSampling",
     "OptunaPruning",
     "OutputMonitor",
     "PiecewiseConstantLR",
     "PowerLR",
+    "Preflight",
     "Record",
     "Rule",
+    "SelectiveBackprop",
     "SetupMonitor",
     "TransferComparison",
     "UpdateRatioLogger",
@@ -106,14 +136,24 @@ __all__ = [
     "WeightMonitor",
     "WorstExamples",
     "__version__",
+    "adjust_logits",
     "cache_features",
+    "class_balanced_weights",
+    "class_counts",
+    "class_weights",
     "clip_advice",
     "compare_transfer",
+    "focal_loss",
+    "init_",
     "linear_probe",
     "load_pretrained",
+    "logit_adjusted_loss",
     "lr_range_test",
+    "ohem_loss",
     "plot_schedule",
+    "preflight",
     "suggest_batch_size",
+    "suggest_init",
 ]
 
 _HOMES = {
@@ -138,19 +178,26 @@ _HOMES = {
     "GradientMonitor": "monitors.gradient",
     "GradientNoiseMonitor": "monitors.noise",
     "GradientNoiseScale": "monitors.noise_scale",
+    "HardMining": "hard.mining_schedule",
     "History": "history",
     "InverseSquareRootLR": "lr.schedules",
+    "InitTable": "initialisation.table",
     "LayerFreezing": "transfer.freezing",
     "LinearProbe": "transfer.linear_probe",
     "LinearScalingLR": "lr.scaling",
     "LoadReport": "transfer.load_report",
     "LossMonitor": "monitors.loss",
+    "OHEMLoss": "hard.ohem_module",
+    "OHEMSampler": "hard.sampler",
+    "OHEMSampling": "hard.sampling",
     "OptunaPruning": "stopping.pruning",
     "OutputMonitor": "monitors.output",
     "PiecewiseConstantLR": "lr.schedules",
     "PowerLR": "lr.schedules",
+    "Preflight": "before_training",
     "Record": "record",
     "Rule": "rules.base",
+    "SelectiveBackprop": "hard.selective",
     "SetupMonitor": "monitors.setup",
     "TransferComparison": "transfer.comparison",
     "UpdateRatioLogger": "monitors.update_ratio",
@@ -160,14 +207,26 @@ _HOMES = {
     "WarmupStableDecayLR": "lr.schedules",
     "WeightMonitor": "monitors.weight",
     "WorstExamples": "monitors.examples",
+    "adjust_logits": "hard.logit_adjustment",
+    "class_balanced_weights": "hard.class_weights",
+    "class_counts": "hard.class_weights",
+    "class_weights": "hard.class_weights",
+    "focal_loss": "hard.focal",
+    "FocalLoss": "hard.focal",
+    "logit_adjusted_loss": "hard.logit_adjustment",
+    "LogitAdjustedLoss": "hard.logit_adjustment",
     "cache_features": "transfer.features",
     "clip_advice": "clipping.advice",
     "compare_transfer": "transfer.compare",
+    "init_": "initialisation.apply",
     "linear_probe": "transfer.linear_probe",
     "suggest_batch_size": "batch_size",
+    "suggest_init": "initialisation.suggest",
     "load_pretrained": "transfer.loading",
     "lr_range_test": "lr.range_test",
+    "ohem_loss": "hard.ohem",
     "plot_schedule": "lr.preview",
+    "preflight": "before_training",
 }
 
 

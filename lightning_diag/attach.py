@@ -87,6 +87,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _level(text: str) -> str | list[str]:
+    return text if text in ("off", "fast", "full") else _names(text)
+
+
 def _thresholds(text: str) -> dict[str, dict[str, float]]:
     value = json.loads(text)
     if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
@@ -102,6 +106,7 @@ READERS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "mute": ("codes with commas between", _names),
     "thresholds": ('JSON like {"dead-relu": {"fraction": 0.35}}', _thresholds),
     "dirpath": ("a folder", str),
+    "preflight": ("'off', 'fast', 'full' or checks with commas between", _level),
     "compiled_models": ("'eager' or 'leave'", str),
 }
 """Option of `Doctor` to what its variable holds, in words and as a function that reads it.

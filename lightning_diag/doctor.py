@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from lightning_diag._compat import LightningModule, Trainer
+from lightning_diag.before_training import Preflight, check_codes, checked, checks_of
+from lightning_diag.checks import Outcome
 from lightning_diag.finding import SEVERITIES, Finding
 from lightning_diag.history import History
 from lightning_diag.monitors.activation import ActivationMonitor
@@ -67,6 +69,9 @@ class Doctor(Watcher):
         mute: Rules that are neither printed nor stop the fit, as codes, or as codes with a pattern
             of places: ``["slow-dataloader", "dead-relu:net.3*"]``. The report lists them as muted.
         stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
+        preflight: What to check just before the first step, as `Preflight` does: ``fast`` takes
+            no longer than a few batches, ``full`` asks all checks, a list names some, ``off``
+            asks none. A `Preflight` in the same trainer goes before.
         dirpath: Folder below which history and report go; None takes the trainer's log dir.
         compiled_models: What a watched step does with compiled modules: ``eager`` runs them
             eagerly, so that calls inside are seen (dropout then draws from eager's random stream);
@@ -106,6 +111,7 @@ class Doctor(Watcher):
         stop_on: list[str] | None = None,
         dirpath: str | None = None,
         compiled_models: CompiledModels = "eager",
+        preflight: Literal["off", "fast", "full"] | list[str] = "fast",
     ) -> None:
         super().__init__(
             every_n_steps,
@@ -120,15 +126,21 @@ class Doctor(Watcher):
         _expect(chosen, Rule, "rules")
         self.rules = at_thresholds(chosen, thresholds or {})
         self.mute = list(mute or [])
-        self.stop_on = _known(stop_on or [], [rule.code for rule in self.rules])
+        self.preflight: Literal["off", "fast", "full"] | list[str] = preflight
+        checks_of([] if preflight == "off" else preflight)
+        codes = [rule.code for rule in self.rules]
+        self.stop_on = _known(stop_on or [], [*codes, *check_codes()])
         self.dirpath = dirpath
-        self.diagnosis = Diagnosis(self.rules, self.mute)
+        self.diagnosis = Diagnosis(self.rules, self.mute, check_codes())
         self._trainer: Any = None
         self._wants_stop = self._is_mute = False
         self._folder: Path | None = None
         self._history = History()
         self._recorder: Recorder | None = None
         self._page = LivePage(max_overhead)
+
+    takes_preflight: ClassVar[bool] = True
+    """A `Preflight` beside it leaves it to say what was found."""
 
     @property
     def findings(self) -> list[Finding]:
@@ -165,11 +177,32 @@ class Doctor(Watcher):
         super().setup(trainer, pl_module, stage)
         self._trainer = trainer
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what is about to be trained, and begin to watch."""
+        callbacks = trainer.callbacks  # type: ignore[union-attr]  # not declared
+        given = next((each for each in callbacks if isinstance(each, Preflight)), None)
+        level = self.preflight if given is None else given.level
+        outcome = checked(trainer, pl_module, [] if level == "off" else level)
+        super().on_train_start(trainer, pl_module)
+        self._foretell(outcome)
+        if given is not None:
+            given.take(outcome)
+
+    def _foretell(self, outcome: Outcome) -> None:
+        """Say what was found before training; it becomes part of the diagnosis."""
+        if not outcome.seconds:
+            return
+        news = self.diagnosis.foretell(outcome.findings)
+        unjudged = {each.code: each.reason for each in outcome.not_observed}
+        meta = {"checks": list(outcome.seconds), "seconds": sum(outcome.seconds.values())}
+        self._history.update_meta({"preflight": {**meta, "not_judged": unjudged}})
+        self._tell(news, "before training")
+
     def on_open(self, probe: Probe) -> None:
         """See `Watcher.on_open`."""
         self._wants_stop = self._is_mute = False
         if self._trainer.global_step == 0:
-            self.diagnosis = Diagnosis(self.rules, self.mute)
+            self.diagnosis = Diagnosis(self.rules, self.mute, check_codes())
         self.diagnosis.warns = self._trainer.is_global_zero
         self._folder = probe.folder
         self._recorder = None if probe.fit is None else probe.fit.recorder
@@ -192,21 +225,24 @@ class Doctor(Watcher):
 
     def _judge(self) -> None:
         """Judge the history, which is the same on every rank (P7)."""
-        news = self.diagnosis.update(self._history)
+        self._tell(self.diagnosis.update(self._history))
+
+    def _tell(self, news: Sequence[Finding], when: str = "") -> None:
+        """Say what is new: in the history, on the terminal and in the loggers."""
         self._wants_stop |= any({f.code, f.severity} & set(self.stop_on) for f in news)
         for finding in news:
             self._history.add_finding(finding)
             if self._trainer.is_global_zero:
-                self._say(finding)
+                self._say(finding, when)
         if news and self._recorder is not None:
             self._recorder.show_findings(self.findings, news)
 
-    def _say(self, finding: Finding) -> None:
+    def _say(self, finding: Finding, when: str) -> None:
         """Print a finding; a terminal that is gone costs the printing, and nothing else."""
         if self._is_mute:
             return
         try:
-            console.say(finding)
+            console.say(finding, when=when)
         except Exception as error:  # noqa: BLE001  # whatever the stream does, training goes on
             self._is_mute = True
             warn(f"Findings are no longer printed: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""`Finding`: what a rule says of a run, in words and numbers that a person can check."""
+"""`Finding`: what a rule or check says, in words and numbers that a person can check."""
 
 from __future__ import annotations
 
@@ -111,3 +111,18 @@ class Finding:
             fields[name] = tuple(fields.get(name, ()))
         fields["before"] = tuple(Event(**event) for event in fields.get("before", ()))
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class NotObserved:
+    """A rule or check that cannot judge, and why. It is neither a finding nor a clean bill.
+
+    Example:
+        >>> NotObserved("dead-relu", "no ReLU was seen").reason
+        'no ReLU was seen'
+    """
+
+    code: str
+    """Its public name."""
+    reason: str
+    """What is missing, as the end of a sentence."""

@@ -26,10 +26,10 @@ from lightning_diag.history import History
 from lightning_diag.rules import DEFAULT_RULES
 
 COMMANDS = (
-    *("report", "watch", "judge", "compare", "explain", "rules", "figures"),
+    *("report", "watch", "judge", "check", "compare", "explain", "rules", "figures"),
     *("demo", "wandb", "completion"),
 )
-TRAINING = {"demo", "wandb"}
+TRAINING = {"check", "demo", "wandb"}
 """Commands that are no use where there is no training."""
 HOME = Path(lightning_diag.__file__).resolve().parent.parent
 

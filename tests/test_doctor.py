@@ -261,7 +261,7 @@ def test_doctor_beside_monitor_of_another_kind_shares_the_probe() -> None:
 def test_terminal_that_is_gone_costs_the_printing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed pipe must not cost findings, report or run."""
 
-    def fail(_: Finding) -> None:
+    def fail(_: Finding, **__: object) -> None:
         raise BrokenPipeError("nobody listens")
 
     monkeypatch.setattr(console, "say", fail)

@@ -28,9 +28,23 @@ def _explained(code: str | None, columns: int | None) -> str:
     rules = {rule.code: rule for rule in DEFAULT_RULES}
     if code is None:
         return _listed({code: manual(rules[code]).summary for code in sorted(rules)}, columns)
-    if code not in rules:
-        raise UsageError(f"There is no finding {code!r}{near(code, rules)}")
-    return markdown(manual(rules[code]), width=min(columns or _WIDEST, _WIDEST))
+    width = min(columns or _WIDEST, _WIDEST)
+    return markdown(manual(rules[code]), width=width) if code in rules else _of_check(code, width)
+
+
+def _of_check(code: str, width: int) -> str:
+    """Return the page on a check that is no rule."""
+    try:  # checks need torch, and pages on rules do not
+        from lightning_diag.before_training import page_of  # noqa: PLC0415
+        from lightning_diag.checks import DEFAULT_CHECKS  # noqa: PLC0415
+
+        checks = {check.code: check for check in DEFAULT_CHECKS}
+    except ImportError:
+        checks = {}
+    if code not in checks:
+        known = [*checks, *(rule.code for rule in DEFAULT_RULES)]
+        raise UsageError(f"There is no finding {code!r}{near(code, known)}")
+    return page_of(checks[code], width=width)
 
 
 def _listed(summaries: dict[str, str], columns: int | None) -> str:

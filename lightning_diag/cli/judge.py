@@ -46,7 +46,7 @@ class Gate:
 
 def run(options: argparse.Namespace) -> int:
     """Judge a stored run again, and say what was found in the format asked for."""
-    gate = Gate(_known(options.fail_on))
+    gate = Gate(known(options.fail_on, [rule.code for rule in DEFAULT_RULES]))
     chosen = settings(options.thresholds, options.set, options.mute)
     file, history = read(options.run)
     findings = judged(history, chosen)
@@ -56,7 +56,12 @@ def run(options: argparse.Namespace) -> int:
     else:
         failing = stops if gate.names else [f.code for f in findings if Gate(("bad",)).stops(f)]
         text = WRITERS[options.format](Judged(_shown(file), history, findings, tuple(failing)))
-        _write(text)
+        write(text)
+    return ended(gate, stops)
+
+
+def ended(gate: Gate, stops: Sequence[str]) -> int:
+    """Return the exit status, after a sentence where what was found makes the command fail."""
     if stops:
         names = ", ".join(f"`{name}`" for name in gate.names)
         sys.stdout.flush()
@@ -65,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if stops else 0
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Write UTF-8, as files of these formats are, also where the terminal has another one."""
     sys.stdout.flush()
     stream = getattr(sys.stdout, "buffer", None)
@@ -95,13 +100,18 @@ def _of_others(findings: Iterable[Finding], codes: set[str]) -> list[Finding]:
     return [finding for finding in findings if finding.code not in codes]
 
 
-def _known(names: Sequence[str]) -> tuple[str, ...]:
-    known: Mapping[str, None] = dict.fromkeys([*SEVERITIES, *(r.code for r in DEFAULT_RULES)])
+def known(names: Sequence[str], codes: Iterable[str], kind: str = "rule") -> tuple[str, ...]:
+    """Return what `--fail-on` names.
+
+    Raises:
+        UsageError: If it is neither a severity nor one of the codes.
+    """
+    all_names: Mapping[str, None] = dict.fromkeys([*SEVERITIES, *codes])
     for name in names:
-        if name not in known:
+        if name not in all_names:
             raise UsageError(
                 f"`--fail-on` must name a severity ({', '.join(SEVERITIES)}) or the code of a "
-                f"rule, got {name!r}{near(name, known)}"
+                f"{kind}, got {name!r}{near(name, all_names)}"
             )
     return tuple(names)
 

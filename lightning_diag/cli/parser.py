@@ -30,6 +30,7 @@ def build() -> argparse.ArgumentParser:
         _report,
         _watch,
         _judge,
+        _check,
         _compare,
         _explain,
         _rules,
@@ -102,6 +103,38 @@ def _judge(commands: Commands) -> None:
         help="exit with 1 if this is found: bad, suspect (or worse), note (or worse), or a code",
     )
     judge.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+
+
+def _check(commands: Commands) -> None:
+    check = _command(commands, "check", "what is wrong with a module before it is trained")
+    check.add_argument(
+        "target",
+        metavar="MODULE:FACTORY",
+        help="a function, as my.package.module:make or path/to/file.py:make, that returns a "
+        "LightningModule, or one and its data",
+    )
+    check.add_argument(
+        "--level",
+        choices=("fast", "full"),
+        default="fast",
+        help="fast: no longer than a few batches (default); full: all checks",
+    )
+    check.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="ask this check, or this family of checks, alone; may be given again",
+    )
+    check.add_argument(
+        "--fail-on",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        dest="fails_on",
+        help="exit with 1 if this is found: bad, suspect (or worse), note (or worse), or a code",
+    )
+    check.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
 def _compare(commands: Commands) -> None:

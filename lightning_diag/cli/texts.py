@@ -12,6 +12,7 @@ examples:
                                           follow it while it trains, from another terminal
   lightning-diag judge lightning_logs/version_3 --fail-on bad
                                           exit with 1 if training is broken, for CI
+  lightning-diag check my.training:make   what is wrong with a module before it is trained
   lightning-diag compare lightning_logs/version_3 lightning_logs/version_4
                                           what differs between two runs
   lightning-diag explain dead-relu        what a finding means, and what to do
@@ -24,7 +25,7 @@ examples:
   lightning-diag demo --out diagnosis     the same, files in ./diagnosis
 
 lightning-diag COMMAND --help says more of each. It ends with 0 when it was done, with 2 and one
-sentence when it could not be. Only `demo` needs torch.
+sentence when it could not be. Only `check` and `demo` need torch.
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -76,6 +77,21 @@ diag.toml:
   mute = ["slow-dataloader", "dead-relu:net.3*"]
   [dead-relu]
   fraction = 0.3
+""",
+    ),
+    "check": (
+        """\
+Check a module and its data before training, in seconds. FACTORY is called without arguments and
+returns a LightningModule, or a pair of one and its data: training's loader, a pair of training's
+and validation's, or a LightningDataModule. Without data the module is asked for its loaders.
+Formats and exit codes are those of `judge`.
+""",
+        """\
+examples:
+  lightning-diag check my.training:make
+  lightning-diag check train.py:make --level full
+  lightning-diag check train.py:make --only initial-loss --only parameters
+  lightning-diag check train.py:make --fail-on suspect --format junit > checks.xml
 """,
     ),
     "compare": (

@@ -94,12 +94,31 @@ def _kept_states() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     python, legacy = random.getstate(), numpy.random.get_state() if numpy else None
     try:
-        with torch.random.fork_rng():
+        # Of no device here: that would wake all of them.
+        with torch.random.fork_rng(devices=[]), _kept_devices():
             yield
     finally:
         random.setstate(python)
         if numpy:
             numpy.random.set_state(legacy)
+
+
+@contextmanager
+def _kept_devices() -> Iterator[None]:
+    """Keep the random states of accelerators, without waking one that sleeps."""
+    was_awake = torch.cuda.is_initialized()
+    states = torch.cuda.get_rng_state_all() if was_awake else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        if was_awake:
+            torch.cuda.set_rng_state_all(states)
+        elif torch.cuda.is_initialized():
+            for generator in torch.cuda.default_generators:
+                generator.manual_seed(generator.initial_seed())
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 @contextmanager

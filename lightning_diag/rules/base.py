@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lightning_diag.finding import Finding
+from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.history import History
+from lightning_diag.thresholds import Thresholds
+
+__all__ = ["NotObserved", "Rule"]
 
 
 @dataclass(frozen=True)
-class NotObserved:
-    """A rule that cannot judge, and why. It is neither a finding nor a clean bill.
-
-    Example:
-        >>> NotObserved("dead-relu", "no ReLU was seen").reason
-        'no ReLU was seen'
-    """
-
-    code: str
-    """The rule's public name."""
-    reason: str
-    """What is missing, as the end of a sentence."""
-
-
-@dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Thresholds, ABC):
     """What to look for in a run, and from where on it counts.
 
     A rule is called with the history after each record, so it looks at a bounded part of it. It
@@ -69,23 +56,3 @@ class Rule(ABC):
     def not_observed(self, reason: str) -> NotObserved:
         """Return that this rule cannot judge."""
         return NotObserved(self.code, reason)
-
-    def _require(self, *names: str, least: float, most: float = math.inf, unit: str = "") -> None:
-        """Check that thresholds are numbers from `least` to `most`."""
-        for name in names:
-            value = getattr(self, name)
-            if not least <= value <= most:
-                limit = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-                what = f"{limit} {unit}".rstrip()
-                raise ValueError(f"`{name}` must be {what}, got {value!r}.")
-
-    def _require_order(self, *names: str) -> None:
-        """Check that thresholds ascend."""
-        values = [getattr(self, name) for name in names]
-        for i in range(1, len(names)):
-            if values[i] < values[i - 1]:
-                message = (
-                    f"`{names[i]}` must be at least `{names[i - 1]}`, {values[i - 1]!r}, "
-                    f"got {values[i]!r}."
-                )
-                raise ValueError(message)

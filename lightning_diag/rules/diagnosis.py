@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from lightning_diag.finding import SEVERITIES, Finding, Severity
@@ -20,6 +21,9 @@ from lightning_diag.rules.snapshot import Snapshot
 from lightning_diag.rules.unmuted import Unmuted, left_out
 from lightning_diag.warning import warn
 
+_ENOUGH = 16
+"""Watched steps after which a rule knows better than a check did before training (our choice)."""
+
 
 @dataclass
 class _Known:
@@ -33,6 +37,8 @@ class _Known:
     """Whether it was there as soon as its rule could judge: then it may have begun earlier."""
     noticed: int | None = None
     """The newest watched step when it was first seen; None in states of earlier versions."""
+    foretold: bool = False
+    """Whether a check found it before training, and no rule has seen it since."""
 
 
 class Diagnosis:
@@ -47,9 +53,10 @@ class Diagnosis:
         rules: What to judge by, one rule for each code.
         mute: What not to speak of: ``"dead-relu"`` or, at some places only,
             ``"dead-relu:net.3*"``.
+        others: Codes that no rule has, but checks before training may, for `mute`.
 
     Raises:
-        ValueError: If two rules have the same code, or if `mute` names none of them.
+        ValueError: If two rules have the same code, or if `mute` names no code.
 
     Example:
         >>> diagnosis = Diagnosis([])
@@ -57,13 +64,15 @@ class Diagnosis:
         []
     """
 
-    def __init__(self, rules: Sequence[Rule], mute: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], mute: Sequence[str] = (), others: Sequence[str] = ()
+    ) -> None:
         codes = [rule.code for rule in rules]
         twice = sorted({code for code in codes if codes.count(code) > 1})
         if twice:
             raise ValueError(f"`rules` must hold each rule once, got `{twice[0]}` twice.")
         self.rules = list(rules)
-        self.mute = [Mute.parse(text, codes) for text in mute]
+        self.mute = [Mute.parse(text, [*codes, *others]) for text in mute]
         self.warns = True
         """Whether this process may warn: with several, all of them judge and one speaks."""
         self._pace = Pace()
@@ -96,6 +105,26 @@ class Diagnosis:
             for mute in self.mute
         }
 
+    def foretell(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Take over what was found before training; return what is to be said of it.
+
+        A rule of the same code then says it no more, unless it is worse; and ends it if, with
+        enough to judge by, it does not see it.
+        """
+        heard = [told for finding in findings if (told := self._unmuted(finding)) is not None]
+        for told in heard:
+            self._known[told.code] = _Known(
+                told, told.severity, active=True, noticed=told.steps[0], foretold=True
+            )
+        self._ranked = self._explained(History())
+        return list(self._ranked)
+
+    def _unmuted(self, finding: Finding) -> Finding | None:
+        """Return a finding with the places that are not muted; None if there are no others."""
+        patterns = [mute.place for mute in self.mute if mute.code == finding.code and mute.place]
+        kept = tuple(p for p in finding.places if not any(fnmatchcase(p, x) for x in patterns))
+        return None if finding.places and not kept else replace(finding, places=kept)
+
     def is_due(self, record: Record) -> bool:
         """Take note of a record, once; return whether it is worth an update."""
         return self._pace.due(record)
@@ -120,8 +149,11 @@ class Diagnosis:
         news = {
             code for code, finding in seen.items() if self._take(finding, history, code in first)
         }
+        unjudged = {item.code for item in self._not_observed}
+        judged = {rule.code for rule in self.rules} - unjudged
         for code, known in self._known.items():
-            known.active = code in seen
+            lasts = known.foretold and not (code in judged and len(history) >= _ENOUGH)
+            known.active = code in seen or lasts
         self._ranked = self._explained(history)
         return [finding for finding in self._ranked if finding.code in news]
 
@@ -143,8 +175,9 @@ class Diagnosis:
         known = [
             _Known(**{**entry, "finding": Finding.from_dict(entry["finding"])})
             for entry in state["known"]
-            if entry["finding"]["code"] in codes
+            if entry["finding"]["code"] in codes or entry.get("foretold")
         ]
+        codes |= {entry.finding.code for entry in known}
         self._known = {entry.finding.code: entry for entry in known}
         hushed = self._muted_codes()
         self._ranked = [
@@ -216,6 +249,7 @@ class Diagnosis:
             old if keeps else finding, severity=finding.severity, steps=steps, before=old.before
         )
         known.said = finding.severity if is_worse else known.said
+        known.foretold = False
         return is_worse
 
     def _told(self, finding: Finding) -> Finding:

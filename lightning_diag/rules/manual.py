@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import ClassVar, Protocol
 
 from lightning_diag.rules.base import Rule
 from lightning_diag.rules.relations import RELATIONS
@@ -18,6 +19,12 @@ SECTIONS = ("What it sees", "Why it matters", "What to do", "References")
 
 _ID = r"(?:[WCHPL]\d+)"
 _SOURCES = re.compile(rf"\s+\((?:from )?{_ID}(?:, {_ID})*\)|(?<=\(){_ID}(?:, {_ID})*, ")
+
+
+class Judge(Protocol):
+    """What has a code, thresholds as fields, and a docstring with the sections of `SECTIONS`."""
+
+    code: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ class Manual:
     """Codes of what it may explain, and how."""
 
 
-def manual(rule: type[Rule]) -> Manual:
-    """Return the page on a rule."""
+def manual(rule: type[Rule | Judge]) -> Manual:
+    """Return the page on a rule, or on a check before training, which looks at no metric."""
     text = _without_sources(inspect.cleandoc(rule.__doc__ or ""))
     summary, *rest = re.split(rf"\n+({'|'.join(SECTIONS)}):\n", text)
     texts = _field_texts(rule)
@@ -68,10 +75,10 @@ def manual(rule: type[Rule]) -> Manual:
         },
         thresholds=tuple(
             Threshold(field.name, field.default, texts.get(field.name, ""))  # type: ignore[arg-type]
-            for field in fields(rule)
+            for field in fields(rule)  # type: ignore[arg-type]  # each is a dataclass
         ),
-        needs=rule.needs,
-        uses=rule.uses,
+        needs=rule.needs if issubclass(rule, Rule) else (),
+        uses=rule.uses if issubclass(rule, Rule) else (),
         causes=tuple((relation.cause, relation.why) for relation in RELATIONS.get(rule.code, ())),
         effects=tuple(
             (effect, relation.why)
@@ -149,7 +156,7 @@ def _metrics(page: Manual) -> str:
     return f"{text} Also looks at {uses}." if uses else text
 
 
-def _field_texts(rule: type[Rule]) -> dict[str, str]:
+def _field_texts(rule: type[object]) -> dict[str, str]:
     """Return the docstrings of a rule's fields, which only its source code has."""
     try:
         tree = ast.parse(inspect.getsource(inspect.getmodule(rule) or rule))

@@ -11,6 +11,8 @@ from typing import Any
 
 from lightning_diag.history import History, Series
 from lightning_diag.rules.snapshot import of_model
+from lightning_diag.wording import listing as listing  # noqa: PLC0414  # rules have it from here
+from lightning_diag.wording import shown as shown  # noqa: PLC0414
 
 _LEVEL = 16
 """Losses behind one level: their median is off by a third of the batch noise, and 16 steps are
@@ -20,31 +22,6 @@ _BLOCKS = 64
 _WEIGHTS = 5
 """Weights behind a typical update ratio (our choice): two odd ones do not move their median, and
 the cost does not grow with the model."""
-
-
-def shown(value: float) -> str:
-    """Write a number with three significant digits.
-
-    Example:
-        >>> shown(0.001234), shown(12345.6), shown(2.3e9)
-        ('0.00123', '12,300', '2.3e+09')
-    """
-    if 1000 <= abs(value) < 1e6:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
-
-
-def listing(places: Sequence[str], most: int = 3) -> str:
-    """Write some places, and how many more there are.
-
-    Example:
-        >>> listing(["a", "b", "c", "d"], most=2)
-        '`a`, `b` and 2 more'
-    """
-    names = [f"`{place}`" for place in places[:most]]
-    if len(places) > most:
-        return f"{', '.join(names)} and {len(places) - most} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def centre(values: Iterable[float]) -> float:

@@ -87,11 +87,22 @@ class _Batches:
         if not (loader.persistent_workers and source.began):
             torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         source.began = True
-        self._indices: Iterator[Any] = iter(loader.batch_sampler)
+        self._indices: Iterator[Any] = iter(loader._index_sampler)
         # Workers ask for their first batches at once, so that the sampler draws its seed then.
         self._ahead = [next(self._indices, None)] if loader.num_workers else []
         self._features: CachedFeatures | None = None
         self._is_decided = False
+        self._given = 0
+
+    @property
+    def _sampler_iter(self) -> Iterator[Any]:
+        """Where the positions of samples come from, under the name that torch's iterators have."""
+        return self._indices if self._own is None else self._own._sampler_iter  # type: ignore[attr-defined]
+
+    @property
+    def _num_yielded(self) -> int:
+        """Batches so far, as well."""
+        return self._given if self._own is None else self._own._num_yielded  # type: ignore[attr-defined]
 
     def __iter__(self) -> _Batches:
         return self
@@ -105,6 +116,7 @@ class _Batches:
         indices = self._ahead.pop() if self._ahead else next(self._indices)
         if indices is None:
             raise StopIteration
+        self._given += 1
         return self._features.batch(indices)
 
     def _decide(self) -> None:

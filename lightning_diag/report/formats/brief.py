@@ -27,18 +27,20 @@ def brief(judged: Judged) -> str:
     Where there is more to say, the parts at the end are left out, and how many is said.
     """
     verdict = judged.verdict
+    ended = f" {how_it_ended(judged.history)}" if judged.has_run else ""
     head = [
-        f"# Training run: {verdict.tone}",
-        _one_line(f"{verdict.sentence} {how_it_ended(judged.history)}"),
-        f"History: `{_name(judged.path)}`",
+        f"# {'Training run' if judged.has_run else 'Before training'}: {verdict.tone}",
+        _one_line(verdict.sentence + ended),
+        f"{'History' if judged.has_run else 'Module'}: `{_name(judged.path)}`",
     ]
     # What closes the summary keeps its share, however much was found.
-    tail = _within([_numbers(judged), *_left_out(judged)], _TAIL)
+    numbers = [_numbers(judged)] if judged.has_run else []
+    tail = _within([*numbers, *_left_out(judged)], _TAIL)
     left = MOST_WORDS - sum(len(part.split()) for part in (*head, tail))
     found = [part for cause in verdict.causes for part in _cause(cause)]
     if found:
         head += ["## What was found", _within(found, left - 3)]
-    return "\n\n".join([*head, tail]) + "\n"
+    return "\n\n".join(part for part in (*head, tail) if part) + "\n"
 
 
 def _within(parts: Sequence[str], most: int) -> str:
@@ -88,12 +90,13 @@ def _rows(finding: Finding, *, in_full: bool) -> Iterator[str]:
 
 def _left_out(judged: Judged) -> Iterator[str]:
     """Yield what the verdict does not rest on."""
-    watched = coverage.watched(judged.history)
-    missed = coverage.not_observed(judged.history) or "nothing that any training has"
-    rows = [f"- Observed: {_one_line(watched)}", f"- Not observed: {_one_line(missed)}"]
-    yield "\n".join(["## What was observed", "", *rows])
+    if judged.has_run:
+        watched = coverage.watched(judged.history)
+        missed = coverage.not_observed(judged.history) or "nothing that any training has"
+        rows = [f"- Observed: {_one_line(watched)}", f"- Not observed: {_one_line(missed)}"]
+        yield "\n".join(["## What was observed", "", *rows])
     for title, told in (
-        ("Rules that could not judge", judged.unjudged),
+        (f"{'Rules' if judged.has_run else 'Checks'} that could not judge", judged.unjudged),
         ("Muted", judged.muted),
     ):
         if told:

@@ -27,6 +27,11 @@ class Judged:
     failing: tuple[str, ...] = ()
     """Codes of the findings that count as failures."""
 
+    @property
+    def has_run(self) -> bool:
+        """Whether there is a run, and not only what was found before one."""
+        return True
+
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict, with the findings folded under their causes."""

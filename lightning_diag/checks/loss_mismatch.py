@@ -1,0 +1,254 @@
+"""`LossMismatch`: a loss function that does not fit its targets, or how it is used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_diag.checks.base import Check
+from lightning_diag.checks.initial_loss import again
+from lightning_diag.checks.looks import Problem, agreed
+from lightning_diag.checks.losses import SeenLoss
+from lightning_diag.checks.subject import Subject
+from lightning_diag.checks.trial import Trial
+from lightning_diag.finding import Finding, NotObserved
+from lightning_diag.lr.optimizers import family
+from lightning_diag.measure.losses import INDEX_LOSSES, REGRESSION_LOSSES, rows_of
+from lightning_diag.measure.output import broadcasts, distributions
+from lightning_diag.wording import shown
+
+_YES_OR_NO = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
+_NEVER_NEGATIVE = (
+    _YES_OR_NO | REGRESSION_LOSSES | {"cross_entropy", "nll_loss", "kl_div", "multi_margin_loss"}
+)
+_LEVELS = 2
+"""A class index must reach this: 0 and 1 alone may well be least squares on purpose."""
+_SAME = 1e-3
+"""How far two losses may be apart to be one, of their size."""
+
+
+@dataclass(frozen=True)
+class LossMismatch(Check):
+    """A loss function that does not fit its targets, or the way it is used.
+
+    What it sees:
+        The calls of loss functions in the first steps of a copy. *Broadcast*: a column of
+        predictions and a row of targets, so that each prediction is compared with every target.
+        *Sign*: what training minimises is the negative of what the loss function returned, or a
+        function that cannot be negative is, or targets of a yes-or-no loss lie more than `beyond`
+        outside 0 to 1. *Classes as quantities*: targets of a regression that are whole numbers
+        from 0 up, spread as evenly as class numbers are. *Sum*: `reduction="sum"` under an
+        optimizer whose steps grow with the loss: a note on what the learning rate comes to.
+
+    Why it matters:
+        All of these run without an error and most still bring the loss down: towards the mean of
+        the targets, towards being wrong, towards the class in the middle. A sum over the batch
+        makes the learning rate depend on the batch size.
+
+    What to do:
+        Compare shapes, signs and the kind of targets with what the loss function documents.
+
+    References:
+        PyTorch documentation of `MSELoss`, `BCELoss`, `CrossEntropyLoss`.
+        Wardat et al., DeepDiagnosis, ICSE 2022, arXiv:2112.13993 (a loss below 0).
+        Braiek and Khomh, TheDeepChecker, 2022, arXiv:2204.00694 (a loss that grows with the batch).
+    """
+
+    code: ClassVar[str] = "loss-mismatch"
+    family: ClassVar[str] = "losses"
+    needs: ClassVar[tuple[str, ...]] = ("losses",)
+
+    beyond: float = 0.5
+    """How far targets of a yes-or-no loss may lie outside 0 to 1, 0 or more. As in
+    `lightning_diag.rules`: smoothed labels stay within 0.2."""
+    evenness: float = 0.2
+    """How far mean and spread of class numbers may be from those of classes that are all equally
+    frequent, 0 to 1 of the number of classes. As there: counts and ratings lie beyond."""
+    classes: int = 100
+    """Largest class number that is taken for one, at least 2. As there: beyond, whole numbers are
+    quantities."""
+    targets: int = 8
+    """Targets for each class from which on their spread is known, at least 1. Our choice: the mean
+    of so many is off by a tenth of the classes."""
+    records: int = 3
+    """Steps that must agree, at least 1, as there; one is taken where nothing shows."""
+
+    def __post_init__(self) -> None:
+        self._require("beyond", least=0.0)
+        self._require("evenness", least=0.0, most=1.0)
+        self._require("classes", least=2)
+        self._require("targets", least=1, unit="target")
+        self._require("records", least=1, unit="step")
+
+    def judge(self, subject: Subject) -> list[Finding] | NotObserved:
+        """See `Check.judge`."""
+        is_automatic = bool(getattr(subject.module, "automatic_optimization", True))
+        rates = _plain_rates(subject)
+
+        def find(seen: SeenLoss, trial: Trial) -> Problem | None:
+            return (
+                _broadcast(seen)
+                or (_negated(seen, trial) if is_automatic else None)
+                or self._negative(seen)
+                or self._numbered(seen)
+                or (_summed(seen, trial, rates) if is_automatic else None)
+            )
+
+        found = agreed(subject, find, self.records)
+        if not found:
+            return []
+        place, problem, looks = found[0]
+        steps = f"in each of {looks} steps" if looks > 1 else "one step"
+        return self.found(
+            problem.severity,
+            f"`{place}` {problem.text} ({steps}).",
+            problem.remedy,
+            value=problem.value,
+            threshold=problem.threshold,
+            places=[each.place for each in found],
+            window=looks,
+        )
+
+    def _negative(self, seen: SeenLoss) -> Problem | None:
+        call = seen.call
+        is_whole = call.reduction != "none" and not call.weighted  # else some may not count
+        if seen.function in _YES_OR_NO and call.target.numel() and is_whole:
+            worst = float(torch.maximum(-call.target.float(), call.target.float() - 1).max())
+            if worst > self.beyond and math.isfinite(worst):
+                return Problem(
+                    "bad",
+                    f"takes targets from 0 to 1, and gets some that lie {shown(worst)} outside "
+                    f"(threshold {self.beyond:g})",
+                    "Give it 0 for no and 1 for yes; for numbers use `torch.nn.MSELoss`.",
+                    worst,
+                    self.beyond,
+                )
+        value = math.nan if call.output is None else float(call.output.float().mean())
+        if seen.function not in _NEVER_NEGATIVE or not value < 0 or _is_rounding(seen, value):
+            return None
+        is_prediction = seen.function in ("nll_loss", "kl_div") and not _are_logs(seen)
+        return Problem(
+            "bad",
+            f"returned {shown(value)}, which it can only if its "
+            f"{'predictions' if is_prediction else 'targets'} are not what it takes (least: 0)",
+            "Give it logarithms of probabilities, by `torch.nn.functional.log_softmax`."
+            if is_prediction
+            else "Check the targets: probabilities must lie between 0 and 1 and add up to 1.",
+            value,
+            0.0,
+        )
+
+    def _numbered(self, seen: SeenLoss) -> Problem | None:
+        """Return whether a regression is on what looks like class numbers."""
+        target = seen.call.target
+        if seen.function not in REGRESSION_LOSSES or not target.numel():
+            return None
+        values = target.float()
+        top = float(values.max())
+        if float(values.min()) != 0 or not _LEVELS <= top <= self.classes:
+            return None
+        count = top + 1
+        if values.numel() < self.targets * count or not torch.equal(values, values.round()):
+            return None
+        even = math.sqrt((count * count - 1) / 12)
+        off = max(abs(float(values.mean()) - top / 2), abs(float(values.std()) - even)) / count
+        width = seen.call.input.shape[-1] if seen.call.input.dim() > 1 else 1
+        if off > self.evenness or (off > self.evenness / 2 and width != count):
+            return None
+        return Problem(
+            "suspect",
+            f"measures distances to targets that look like the numbers of {count:.0f} classes: "
+            f"whole numbers from 0 to {top:.0f}, about equally frequent",
+            "For classes use `torch.nn.CrossEntropyLoss` and one output for each; if the numbers "
+            "are quantities, all is well.",
+            off,
+            self.evenness,
+        )
+
+
+def _broadcast(seen: SeenLoss) -> Problem | None:
+    x, target = seen.call.input, seen.call.target
+    if seen.function in INDEX_LOSSES or x.dim() == target.dim() or not target.numel():
+        return None  # of as many dimensions, somebody may want all pairs
+    if not broadcasts(x, target):
+        return None
+    return Problem(
+        "bad",
+        f"compares predictions of shape {tuple(x.shape)} with targets of shape "
+        f"{tuple(target.shape)}: each with all of them, so the mean of the targets is the best "
+        "answer",
+        "Give both the same shape, with `.squeeze(1)` or `.unsqueeze(1)`.",
+        float(x.dim()),
+        float(target.dim()),
+    )
+
+
+def _negated(seen: SeenLoss, trial: Trial) -> Problem | None:
+    output = seen.call.output
+    if trial.loss is None or output is None or not trial.loss < 0:
+        return None
+    value = float(output.float().mean())
+    is_negative = value > 0 and abs(value + trial.loss) <= _SAME * value
+    if not is_negative or seen.function not in _NEVER_NEGATIVE or len(_trained(trial)) > 1:
+        return None
+    return Problem(
+        "bad",
+        f"returns {shown(value)}, and training minimises {shown(trial.loss)}: its negative, so "
+        "that the network learns to be wrong",
+        "Minimise what the loss function returns, not its negative.",
+        trial.loss,
+        0.0,
+    )
+
+
+def _trained(trial: Trial) -> list[SeenLoss]:
+    return [seen for seen in trial.losses if seen.trained]
+
+
+def _summed(seen: SeenLoss, trial: Trial, rates: list[float]) -> Problem | None:
+    """Return that the only loss is a sum, under optimizers that notice."""
+    output = seen.call.output
+    size = len(seen.call.input) if seen.call.input.dim() else 1
+    if seen.call.reduction != "sum" or size < 2 or not rates or output is None:
+        return None
+    total = float(output.float().mean())
+    if trial.loss is None or not abs(total - trial.loss) <= _SAME * abs(trial.loss):
+        return None
+    mean = again(seen, seen.call.input)
+    times = total / mean if mean else math.nan
+    if not (math.isfinite(times) and times > 1):
+        return None
+    return Problem(
+        "note",
+        f"adds up {shown(times)} losses of {size} samples, so that steps grow with the batch size: "
+        f"a learning rate of {shown(rates[0])} does here what {shown(times * rates[0])} does with "
+        "their mean",
+        "Leave `reduction` at its default, or divide the learning rate by the batch size.",
+        times,
+        1.0,
+    )
+
+
+def _plain_rates(subject: Subject) -> list[float]:
+    """Return the learning rates of optimizers whose steps grow with the loss."""
+    if subject.lacks("optimizers"):
+        return []
+    plain: list[Any] = [each for each in subject.optimizers if family(each) == "plain"]
+    return [float(group["lr"]) for optimizer in plain for group in optimizer.param_groups]
+
+
+def _are_logs(seen: SeenLoss) -> bool:
+    rows = rows_of(seen.call.input.float(), 1 if seen.function == "nll_loss" else -1)
+    number, _, logs = (float(each) for each in distributions(rows, 1e-2))
+    return number > 0 and logs >= number / 2
+
+
+def _is_rounding(seen: SeenLoss, value: float) -> bool:
+    """Return whether a loss is 0 but for rounding."""
+    x: Tensor = seen.call.input.float()
+    terms = x.numel() if seen.call.reduction == "sum" else 1
+    return -value <= 1e-5 * (1.0 + float(x.abs().max())) * terms

@@ -235,7 +235,10 @@ def summed_up(outcome: Outcome) -> tuple[str, str]:
     """
     asked = len(outcome.seconds)
     judged = asked - len(outcome.not_observed)
-    unjudged = "; ".join(f"{each.code} ({each.reason})" for each in outcome.not_observed)
+    by_reason: dict[str, list[str]] = {}
+    for each in outcome.not_observed:
+        by_reason.setdefault(each.reason, []).append(each.code)
+    unjudged = "; ".join(f"{', '.join(codes)} ({reason})" for reason, codes in by_reason.items())
     if asked and not judged:
         return "Nothing can be said before training: no check could judge.", unjudged
     found = len(outcome.findings)

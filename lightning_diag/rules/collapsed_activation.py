@@ -115,9 +115,10 @@ class CollapsedActivation(Rule):
                     f"{first:,} to {last:,}{also}." + (" The loss stands still." if still else "")
                 ),
                 remedy=(
-                    "Use `torch.nn.init.kaiming_normal_` for ReLU and "
-                    "`torch.nn.init.xavier_normal_` for tanh, or put `torch.nn.BatchNorm1d` or "
-                    "`torch.nn.LayerNorm` between the layers."
+                    "Draw the weights with `lightning_diag.init_`, or with "
+                    "`torch.nn.init.kaiming_normal_` for ReLU and `torch.nn.init.xavier_normal_` "
+                    "for tanh; or put `torch.nn.BatchNorm1d` or `torch.nn.LayerNorm` between the "
+                    "layers."
                 ),
                 places=tuple(places),
                 steps=(first, last),

@@ -128,7 +128,8 @@ class InitScale(Rule):
                     + (" The loss stands still." if stuck else "")
                 ),
                 remedy=(
-                    "Draw them with `torch.nn.init.kaiming_normal_` before ReLU, with "
+                    "Draw them with `lightning_diag.init_`; or with "
+                    "`torch.nn.init.kaiming_normal_` before ReLU, and with "
                     "`torch.nn.init.xavier_normal_` before tanh or sigmoid and in the last layer."
                 ),
                 places=tuple(layer.weight for layer in case.layers),

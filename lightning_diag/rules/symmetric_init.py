@@ -87,8 +87,9 @@ class SymmetricInit(Rule):
                     f"({len(places)} of {len(hidden)} hidden layers)."
                 ),
                 remedy=(
-                    "Draw the weights at random, with `torch.nn.init.kaiming_normal_` or "
-                    "`torch.nn.init.xavier_uniform_`; zeros are for biases."
+                    "Draw the weights at random, with `lightning_diag.init_`, "
+                    "`torch.nn.init.kaiming_normal_` or `torch.nn.init.xavier_uniform_`; zeros "
+                    "are for biases."
                 ),
                 places=tuple(places),
                 steps=(steps[0], steps[-1]),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional, init
 from torch.utils.data import WeightedRandomSampler
 
+from lightning_diag import init_
 from rules.remedies import Module, Remedy, Training, chain, sgd
 
 
@@ -23,6 +24,17 @@ def constant(weight: Tensor) -> None:
 def tiny(weight: Tensor) -> None:
     """Draw weights far too small."""
     init.normal_(weight, std=0.005)
+
+
+def drawn(net: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Return what makes the same net with other initial weights."""
+
+    def make() -> nn.Module:
+        module = net()
+        init_(module, torch.randn(64, 64))
+        return module
+
+    return make
 
 
 def same(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +155,14 @@ TREATMENTS: Sequence[Remedy] = (
         "torch.nn.init.xavier_uniform_",
         EQUAL,
         replace(EQUAL, net=chain(init=init.xavier_uniform_)),
+    ),
+    *(
+        Remedy(code, "lightning_diag.init_", sick, replace(sick, net=drawn(sick.net)))
+        for code, sick in (
+            ("symmetric-init", EQUAL),
+            ("init-scale", WEAK),
+            ("collapsed-activation", WEAK),
+        )
     ),
     Remedy(
         "init-scale",

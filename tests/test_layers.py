@@ -28,7 +28,9 @@ ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "we
     "auto",
     "before_training",
 }
-WORDS = {"batch_size", "finding", "history", "record", "thresholds", "warning", "wording"}
+WORDS = {"batch_size", "finding", "history", "record", "siblings", "thresholds", "warning"} | {
+    "wording"
+}
 
 # Part of the package -> parts that it must never import.
 NEVER: dict[str, set[str]] = {

@@ -10,6 +10,7 @@ from lightning_diag.checks.base import Check
 from lightning_diag.checks.places import Held
 from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
+from lightning_diag.siblings import untrained_copies
 from lightning_diag.wording import listing
 
 
@@ -20,7 +21,9 @@ class MissingGradient(Check):
     What it sees:
         Training steps on a copy: parameters whose gradient is still None after each of them, and
         whether their layer ran at all. A gradient of zeros is no finding: adapters start at zero,
-        and a unit may be silent for a batch. `bad` if no gradient reaches anything.
+        and a unit may be silent for a batch. `bad` if no gradient reaches anything; a note where
+        all that is missing is a whole branch that ran, of which another branch is a trained copy,
+        as the moving averages of BYOL and mean teachers are.
 
     Why it matters:
         The parameters never learn, and nothing says so; on several devices DDP ends with an error.
@@ -86,6 +89,19 @@ class MissingGradient(Check):
         idle = [layer for layer in layers if layer and layer not in ran]
         text = f"No gradient reaches {listing(missing)} in {self.steps} steps"
         told = f": {listing(idle)} never ran" if idle else ", though their layers ran"
+        copies = untrained_copies(missing, {name: p.shape for name, p in held.items()})
+        if not idle and copies.issuperset(missing):
+            return self.found(
+                "note",
+                f"{text} ({len(missing)} of {len(held)} trained parameters){told}. Another "
+                "branch has the same parameters and is trained.",
+                "If they are its moving average, leave them out of the optimizer: "
+                "`requires_grad_(False)`. If not, look for `.detach()` and `torch.no_grad`.",
+                value=len(missing),
+                threshold=0,
+                places=missing,
+                window=self.steps,
+            )
         return self.found(
             "bad" if len(missing) == len(held) else "suspect",
             f"{text} ({len(missing)} of {len(held)} trained parameters){told}.",

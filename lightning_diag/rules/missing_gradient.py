@@ -16,6 +16,7 @@ from lightning_diag.rules.reading import (
     parameters,
     read_loss,
 )
+from lightning_diag.siblings import untrained_copies
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class MissingGradient(Rule):
         layers of the forward pass, none left out. Frozen parameters and players that were toggled
         off take no step and do not count; nor do rows of an embedding that a batch did not use,
         since other rows have gradients; nor a loss that has reached zero. `bad` while the loss
-        stands still.
+        stands still; a note where all of it is a whole branch of which another one is a trained
+        copy, as the moving averages of BYOL and mean teachers are.
 
     Why it matters:
         The parameters never learn, and nothing says so: weight decay may even shrink them.
@@ -93,10 +95,12 @@ class MissingGradient(Rule):
         if zero:
             parts.append(f"every gradient of {listing(zero)} is exactly zero")
         text = "; ".join(parts)
+        shapes = {name: known[name]["shape"] for name in known if known[name]["trainable"]}
+        is_copy = not zero and untrained_copies(without, shapes).issuperset(without)
         return [
             Finding(
                 code=self.code,
-                severity="bad" if stuck else "suspect",
+                severity="note" if is_copy else "bad" if stuck else "suspect",
                 message=(
                     f"{text[0].upper()}{text[1:]}, in each of the {records} watched steps "
                     f"from {first:,} to {last:,} (layers: {len(cut) + len(zero)})."

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_diag.rules.missing_gradient import MissingGradient
+from lightning_diag.siblings import untrained_copies
 from rules.stories import STEPS, flat, layer, meta, story, weight
 
 
@@ -134,3 +135,52 @@ def test_a_cut_below_which_all_is_zero_needs_half_as_many_looks(
 
     assert len(MissingGradient()(story(change, loss=flat))) == found
     assert MissingGradient()(story(change)) == []
+
+
+TEACHER = {
+    **{
+        f"{net}.{i}.{kind}": [4, 4]
+        for net in ("student", "teacher")
+        for i in (0, 1)
+        for kind in "wb"
+    },
+    "head.w": [2, 4],
+}
+
+
+@pytest.mark.parametrize(
+    ("missing", "shapes", "copies"),
+    [
+        ("teacher.0.w teacher.0.b teacher.1.w teacher.1.b", TEACHER, True),
+        ("teacher.0.w teacher.0.b", TEACHER, False),  # a part of a branch
+        ("student.0.w teacher.0.w teacher.0.b teacher.1.w teacher.1.b", TEACHER, False),
+        ("head.w", TEACHER, False),
+        ("net.0.w net.1.w", {f"net.{i}.w": [4, 4] for i in range(4)}, False),  # equal layers
+        ("h.0.a.w h.0.b.w", {f"h.{i}.{n}.w": [4, 4] for i in range(3) for n in "ab"}, False),
+        (
+            "b.0.w b.1.w",
+            {"a.0.w": [4, 4], "a.1.w": [4, 8], "b.0.w": [4, 4], "b.1.w": [4, 4]},
+            False,
+        ),
+    ],
+)
+def test_a_moving_average_is_told_from_a_layer_that_is_cut_off(
+    missing: str, shapes: dict[str, list[int]], *, copies: bool
+) -> None:
+    names = missing.split()
+    assert untrained_copies(names, shapes).issuperset(names) == copies
+
+
+def test_a_target_network_that_an_optimizer_holds_is_a_note() -> None:
+    def change(step: int, values: Any) -> None:
+        for i in (0, 1):
+            values["gradient/missing"][f"target.{i}.weight"] = 1.0
+
+    known = meta()
+    for i in (0, 1):
+        like = known["parameters"][weight(i)]
+        known["parameters"][f"target.{i}.weight"] = {**like, "layer": f"target.{i}"}
+    (finding,) = MissingGradient()(story(change, about=known))
+    assert finding.severity == "note"
+    (cut_off,) = MissingGradient()(story(_none(0, 1)))
+    assert cut_off.severity == "suspect"

@@ -37,6 +37,8 @@ def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # LightningCLI sets it, and every loader of a later fit would then get a `worker_init_fn`
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
     torch.manual_seed(0)
 
 

@@ -8,13 +8,11 @@ rounded up or down, so an epoch strays from the chances far less than independen
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-By = Literal["rank", "loss"]
+from lightning_diag.hard.drawing import Drawing
 
 _BITS = 11
 """Our choice: last bits of a float32 that ranks of many losses leave out, 2^-12 to 2^-13 of it."""
@@ -25,71 +23,6 @@ _LARGE = 1 << 20
 """Our choice: from here on losses are not sorted, and draws not shuffled twice: half the time."""
 _APART = 64
 """Our choice: parts of an epoch over which the draws of one sample are spread."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How losses decide what is drawn.
-
-    Raises:
-        ValueError: If a field is out of range.
-    """
-
-    by: By = "rank"
-    """What a chance comes from: the rank of a sample's loss, or the loss itself."""
-    temperature: float = 0.5
-    """Above 0, in units of all ranks or of powers of the loss: the higher, the more alike."""
-    uniform: float = 0.2
-    """Share of the draws that fall on all samples alike, from 0 to 1."""
-    replacement: bool = True
-    """Whether a sample may come more than once in an epoch."""
-    half_life: float | None = 8.0
-    """Epochs after which a loss counts half as far from the average, if not seen again."""
-    hardest: float | None = None
-    """Share of samples that hard epochs are drawn from, above 0 and below 1; None has none."""
-    hard_epochs: int = 1
-    """Hard epochs in a row, at least 1."""
-    mixed_epochs: int = 3
-    """Other epochs between them, at least 1."""
-    warmup: int = 1
-    """Epochs at the beginning that are shuffled alone, at least 1."""
-
-    def __post_init__(self) -> None:
-        if self.by not in ("rank", "loss"):
-            raise ValueError(f"`by` must be 'rank' or 'loss', got {self.by!r}.")
-        for name, value in (("temperature", self.temperature), ("half_life", self.half_life)):
-            if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be above 0, got {value}.")
-        if not 0 <= self.uniform <= 1:
-            raise ValueError(f"`uniform` must be a share from 0 to 1, got {self.uniform}.")
-        if self.hardest is not None and not 0 < self.hardest < 1:
-            raise ValueError(
-                f"`hardest` must be a share above 0 and below 1, got {self.hardest}: give 0.25 to "
-                "train on the hardest quarter for a while, None to have no such epochs."
-            )
-        for name, count in (
-            ("hard_epochs", self.hard_epochs),
-            ("mixed_epochs", self.mixed_epochs),
-            ("warmup", self.warmup),
-        ):
-            if count < 1 or count != int(count):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {count}.")
-
-    def is_warming_up(self, epoch: int) -> bool:
-        """Whether an epoch is shuffled alone."""
-        return epoch < self.warmup
-
-    def is_hard(self, epoch: int) -> bool:
-        """Whether an epoch is drawn from the hardest samples alone.
-
-        Example:
-            >>> drawing = Drawing(hardest=0.5, hard_epochs=1, mixed_epochs=2)
-            >>> [epoch for epoch in range(8) if drawing.is_hard(epoch)]
-            [3, 6]
-        """
-        if self.hardest is None or self.is_warming_up(epoch):
-            return False
-        return (epoch - self.warmup) % (self.mixed_epochs + self.hard_epochs) >= self.mixed_epochs
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
@@ -154,14 +87,18 @@ def weights(losses: Tensor, ages: Tensor, how: Drawing) -> Tensor:
     unknown, finite = losses.isnan(), losses.isfinite()
     if not bool(finite.any()):
         return torch.ones_like(losses)
-    x = ranks(losses) if how.by == "rank" else losses.clamp(min=float(losses[finite].min()))
+    if how.by == "rank":
+        x = ranks(losses)
+    else:
+        x = losses.clamp(min=float(losses.where(finite, torch.inf).min()))
     if how.half_life is not None:
         average = float(x.nanmean(dtype=torch.float64))
         x = x.sub_(average).mul_(_faded(ages, how.half_life)).add_(average)
     if how.by == "rank":
         x = x.sub_(1).div_(how.temperature).exp_()
     else:
-        highest, lowest = float(x[~unknown].max()), min(0.0, float(x[~unknown].min()))
+        highest = float(x.where(~unknown, -torch.inf).max())
+        lowest = min(0.0, float(x.where(~unknown, torch.inf).min()))
         span = highest - lowest
         x = x.sub_(lowest).div_(span).pow_(1 / how.temperature) if span > 0 else x.fill_(1.0)
     return x.masked_fill_(unknown, 1.0)
@@ -303,49 +240,6 @@ def drawn(
     whole = size - size % _APART
     spread = found[:whole].view(-1, _APART).t().reshape(-1)
     return torch.cat([spread, found[whole:]])
-
-
-def updated(
-    losses: Tensor,
-    seen_at: Tensor,
-    indices: Tensor,
-    observed: Tensor,
-    epoch: int,
-    *,
-    smoothing: float,
-) -> int:
-    """Enter an epoch's losses in the table, in place.
-
-    A sample that was seen more than once enters with its mean; a first loss is taken as it is,
-    others as an exponential moving average. Losses that are not finite are left out; a sample that
-    has no other gets -inf: it was seen, and there is nothing to learn from it.
-
-    Args:
-        losses: ``(samples,)``, float32, NaN where never seen.
-        seen_at: ``(samples,)``, int32: the epoch in which each sample was seen last.
-        indices: ``(seen,)``, whole numbers.
-        observed: ``(seen,)``.
-        epoch: The epoch.
-        smoothing: Share of the old loss that is kept, from 0 to below 1.
-
-    Returns:
-        How many losses were left out.
-    """
-    finite = observed.isfinite()
-    dumb = indices[~finite].to(torch.int64)
-    indices, observed = indices[finite].to(torch.int64), observed[finite].to(torch.float64)
-    if len(indices):
-        # in float64 sums of a few losses are exact, so they do not hang on the order
-        totals = torch.zeros(len(losses), dtype=torch.float64).index_add_(0, indices, observed)
-        counts = torch.bincount(indices, minlength=len(losses))
-        is_seen = counts > 0
-        new = (totals / counts).to(torch.float32)
-        old = losses.where(losses.isfinite(), new)
-        losses.copy_(torch.where(is_seen, old * smoothing + new * (1 - smoothing), losses))
-        seen_at[is_seen] = epoch
-    dumb = dumb[losses[dumb].isnan()]
-    losses[dumb], seen_at[dumb] = -torch.inf, epoch
-    return int(len(finite) - finite.sum())
 
 
 def effective_share(expect: Tensor) -> float:

@@ -160,7 +160,9 @@ def _of_rows(
         target = _cleaned(target, bad.unsqueeze(1)).to(x.dtype)
         return function(x, target, weight, reduction="none"), target, bad
     target = target.long()
-    return function(x, target, ignore_index=ignore_index, reduction="none"), target, bad
+    # whoever watches the call is not to take the loss of what was cleaned for that of a sample
+    meant = target.masked_fill(bad, ignore_index)
+    return function(x, meant, ignore_index=ignore_index, reduction="none"), target, bad
 
 
 def _of_values(

@@ -17,6 +17,7 @@ from lightning_diag._compat import (
 )
 from lightning_diag.hard.choice import BINS, Mined
 from lightning_diag.hard.ohem_module import OHEMLoss
+from lightning_diag.probe.places import clean_name
 
 
 class HardMining(Callback):
@@ -64,7 +65,7 @@ class HardMining(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the losses."""
         self._losses = {
-            name: module
+            clean_name(name): module
             for name, module in pl_module.named_modules()
             if isinstance(module, OHEMLoss)
         }

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_diag.hard import draw
-from lightning_diag.hard.draw import By, Drawing
+from lightning_diag.hard.drawing import By, Drawing, check_size
+from lightning_diag.hard.noted import Notes, updated
 from lightning_diag.measure.tally import own_rank, rows_of_all
 
 _CHUNK = 1 << 16
 """Our choice: indices that are made Python numbers at a time."""
-_MERGED = 256
-"""Our choice: batches after which what was noted of them is put together."""
 
 
 class OHEMSampler(DistributedSampler[int]):
@@ -116,7 +115,7 @@ class OHEMSampler(DistributedSampler[int]):
             mixed_epochs=mixed_epochs,
             warmup=warmup,
         )
-        _check_size(size, replacement=replacement)
+        check_size(size, replacement=replacement)
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be from 0 to below 1, got {smoothing}.")
         samples = data if isinstance(data, int) else len(data)
@@ -135,8 +134,7 @@ class OHEMSampler(DistributedSampler[int]):
         self.classes = torch.full((samples if keep_classes else 0,), -1, dtype=torch.int32)
         self.left_out = 0
         """Losses that were not finite, in the epoch before."""
-        self._merged: list[_Noted] = []
-        self._noted: list[_Noted] = []
+        self._notes = Notes()
         self._restored: Tensor | None = None
         self._begin: tuple[int, int] = (-1, 0)
         self._importance: tuple[int, Tensor] | None = None
@@ -245,30 +243,12 @@ class OHEMSampler(DistributedSampler[int]):
             losses: ``(samples,)``; those that are not finite are left out.
             classes: ``(samples,)``, whole numbers from 0, where each class keeps its share.
         """
-        known = classes if self.keep_classes else None
-        self._noted.append(
-            _Noted(
-                indices.to(torch.int32),
-                losses.detach().to(torch.float32),
-                None if known is None else known.detach().to(torch.int32),
-            )
-        )
-        if len(self._noted) == _MERGED:
-            self._merged.append(_Noted.merged(self._noted))
-            self._noted = []
-
-    def _rows(self) -> Tensor:
-        """Return what this rank has noted: ``(n, 3)`` of index, bits of the loss, class."""
-        noted = [*self._merged, *self._noted]
-        if not noted:
-            return torch.zeros(0, 3, dtype=torch.int32)
-        self._merged, self._noted = [_Noted.merged(noted)], []
-        return self._merged[0].rows()
+        self._notes.add(indices, losses, classes if self.keep_classes else None)
 
     def end_epoch(self) -> None:
         """Enter what all ranks have noted in the table. Every rank must call this."""
-        rows = rows_of_all(self._rows())
-        self._merged, self._noted = [], []
+        rows = rows_of_all(self._notes.rows())
+        self._notes.clear()
         if self._restored is not None:
             rows, self._restored = torch.cat([self._restored, rows]), None
         self._enter(rows, self.epoch)
@@ -276,7 +256,7 @@ class OHEMSampler(DistributedSampler[int]):
     def _enter(self, rows: Tensor, epoch: int) -> None:
         indices, bits, classes = rows.unbind(1)
         observed = bits.contiguous().view(torch.float32)
-        self.left_out = draw.updated(
+        self.left_out = updated(
             self.losses, self.seen_at, indices, observed, epoch, smoothing=self.smoothing
         )
         if self.keep_classes:
@@ -293,7 +273,7 @@ class OHEMSampler(DistributedSampler[int]):
             rows: What `joined_rows` returned; None takes what this rank has noted alone.
             position: Samples of the epoch that this rank has trained on.
         """
-        rows = self._with_restored(self._rows()) if rows is None else rows
+        rows = self._with_restored(self._notes.rows()) if rows is None else rows
         return {
             "losses": self.losses.clone(),
             "seen_at": self.seen_at.clone(),
@@ -305,7 +285,7 @@ class OHEMSampler(DistributedSampler[int]):
 
     def joined_rows(self) -> Tensor:
         """Return what all ranks have noted in this epoch. Every rank must call this."""
-        return self._with_restored(rows_of_all(self._rows()))
+        return self._with_restored(rows_of_all(self._notes.rows()))
 
     def _with_restored(self, rows: Tensor) -> Tensor:
         return rows if self._restored is None else torch.cat([self._restored, rows])
@@ -329,7 +309,8 @@ class OHEMSampler(DistributedSampler[int]):
         self.seen_at.copy_(state["seen_at"])
         if self.keep_classes and len(state["classes"]):
             self.classes.copy_(state["classes"])
-        self._merged, self._noted, self._importance = [], [], None
+        self._notes.clear()
+        self._importance = None
         epoch, rows = int(state["epoch"]), state["noted"]
         if continues:
             self.epoch, self._restored = epoch, rows
@@ -337,41 +318,3 @@ class OHEMSampler(DistributedSampler[int]):
         else:
             self._restored, self._begin = None, (-1, 0)
             self._enter(rows, epoch)
-
-
-class _Noted:
-    """What was noted of some batches."""
-
-    def __init__(self, indices: Tensor, losses: Tensor, classes: Tensor | None) -> None:
-        self.indices, self.losses, self.classes = indices, losses, classes
-
-    @classmethod
-    def merged(cls, parts: Sequence[_Noted]) -> _Noted:
-        """Return the same as one."""
-        known = [part.classes for part in parts if part.classes is not None]
-        return cls(
-            torch.cat([part.indices for part in parts]),
-            torch.cat([part.losses for part in parts]),
-            torch.cat(known) if len(known) == len(parts) else None,
-        )
-
-    def rows(self) -> Tensor:
-        """Return ``(n, 3)`` of index, bits of the loss, and class, -1 where not known."""
-        classes = torch.full_like(self.indices, -1) if self.classes is None else self.classes
-        bits = self.losses.cpu().view(torch.int32)
-        return torch.stack([self.indices.cpu(), bits, classes.cpu()], dim=1)
-
-
-def _check_size(size: float, *, replacement: bool) -> None:
-    """Refuse epochs that cannot be drawn, or would be a shuffle whatever the losses.
-
-    Raises:
-        ValueError: If so.
-    """
-    if not size > 0:
-        raise ValueError(f"`size` must be a share of the samples above 0, got {size}.")
-    if not replacement and size >= 1:
-        raise ValueError(
-            "`size` must be below 1 without replacement: an epoch that holds each sample once is a "
-            f"shuffle, whatever the losses; got {size}."
-        )

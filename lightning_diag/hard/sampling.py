@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_diag._compat import (
@@ -15,14 +14,14 @@ from lightning_diag._compat import (
     StepOutput,
     Trainer,
 )
-from lightning_diag.hard.draw import By
+from lightning_diag.hard.collected import Collected
+from lightning_diag.hard.drawing import By
 from lightning_diag.hard.installing import RefusedError, drawn_by, install
+from lightning_diag.hard.resuming import Resumed, epoch_of
 from lightning_diag.hard.sampler import OHEMSampler
 from lightning_diag.probe.drawn import shown_loaders
-from lightning_diag.probe.sample_watch import ADVICE, SampleWatch, Seen, parts_of_batches
+from lightning_diag.probe.sample_watch import SampleWatch, parts_of_batches
 from lightning_diag.warning import warn
-
-_STATEFUL = ("state_dict", "load_state_dict")
 
 
 class OHEMSampling(Callback):
@@ -121,11 +120,11 @@ class OHEMSampling(Callback):
         self.sampler: OHEMSampler | None = None
         """What training draws from; None outside of a fit."""
         self.weights = None
-        self._watch = SampleWatch(self._take)
+        self._found = Collected(needs_classes=self.keep_classes)
+        self._watch = SampleWatch(self._found.take)
         self._undo: list[Callable[[], None]] = []
-        self._loader: Any = None
-        self._seen: Tensor | None = None
-        self._classes: Tensor | None = None
+        self._resumed = Resumed()
+        self._problem = ""
         self._position = 0
         self._is_proven = False
 
@@ -169,34 +168,9 @@ class OHEMSampling(Callback):
             size = self.size * drawn.draws / max(1, places) or self.size
             options = {**self._options, **among, "pool": drawn.pool, "size": size}
             self.sampler = OHEMSampler(drawn.samples, takes_seed=drawn.takes_seed, **options)
-            self._load(trainer, self.sampler, loader)
+            state, self._state = self._state, None
+            self._position = self._resumed.go_on(trainer, self.sampler, loader, state)
         self._undo.append(install(loader, self.sampler))
-
-    def _load(self, trainer: Any, sampler: OHEMSampler, loader: Any) -> None:
-        """Go on where a checkpoint was saved, or the last fit of this trainer has ended."""
-        loop = trainer.fit_loop
-        epoch = _epoch(trainer)
-        state, self._state = self._state, None
-        # workers ask for their first batches before Lightning says which epoch it is
-        sampler.set_epoch(epoch)
-        if state is None or (epoch == 0 and not loop.restarting):
-            return
-        is_over = bool(loop.epoch_loop.batch_progress.is_last_batch)
-        continues = bool(loop.restarting) and not is_over and state["epoch"] == epoch
-        try:
-            sampler.load_state_dict(state, continues=continues)
-        except ValueError as error:
-            warn(f"OHEMSampling begins anew: {error}")
-            return
-        if not continues:
-            sampler.set_epoch(max(epoch, int(state["epoch"]) + 1) if loop.restarting else epoch)
-        elif all(hasattr(loader, name) for name in _STATEFUL):
-            sampler.begin_at(0)  # the loader itself goes on where it was
-        else:
-            self._position = int(state["position"])
-            # tells Lightning that this one goes on where it was; nothing is saved with it
-            loader.__dict__.update(dict.fromkeys(_STATEFUL, dict))
-            self._loader = loader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse several loaders: positions would be ambiguous."""
@@ -213,7 +187,7 @@ class OHEMSampling(Callback):
         self._position = 0
         if self.sampler is not None:
             # Lightning does not find samplers within samplers
-            self.sampler.set_epoch(_epoch(trainer))
+            self.sampler.set_epoch(epoch_of(trainer))
 
     # -- a batch -----------------------------------------------------------------------------
 
@@ -221,8 +195,8 @@ class OHEMSampling(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Look at the losses of the batch."""
-        self._leave_loader()
-        self._seen = self._classes = None
+        self._resumed.leave()
+        self._found.clear()
         self._watch.batch_start(batch, batch_idx)
         indices = self._watch.indices
         if self.unbias and self.sampler is not None and indices is not None:
@@ -239,18 +213,6 @@ class OHEMSampling(Callback):
         """Look again."""
         self._watch.resume()
 
-    def _take(self, seen: Seen) -> None:
-        if seen.indices is None:
-            return
-        new, old = seen.losses, self._seen
-        if old is not None:
-            counts = (new != -torch.inf) & (old != -torch.inf)
-            new = torch.where(counts, new + old, torch.maximum(new, old))
-        self._seen = new
-        target = None if seen.call is None else seen.call.target
-        if target is not None and target.shape == new.shape and not target.is_floating_point():
-            self._classes = target.detach()
-
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -261,35 +223,21 @@ class OHEMSampling(Callback):
     ) -> None:
         """Take note of them."""
         self._watch.batch_end(outputs)
-        indices, losses = self._watch.indices, self._seen
+        indices, found = self._watch.indices, self._found
         self._position += 0 if indices is None else len(indices)
         self.weights = None
-        if losses is None or indices is None:
-            if not self._is_proven and outputs:
-                raise MisconfigurationException(self._why_nothing(indices))
-            return
-        if self.keep_classes and self._classes is None and not self._is_proven:
-            raise MisconfigurationException(
-                "OHEMSampling(keep_classes=True) takes classes from the targets of the loss, and "
-                "these are not one whole number for each sample: leave `keep_classes` out."
-            )
-        self._is_proven = True
-        if self.sampler is not None:
-            self.sampler.note(indices, losses, self._classes)
-
-    def _why_nothing(self, indices: Tensor | None) -> str:
-        if indices is None:
-            return (
-                "OHEMSampling cannot tell which samples a batch holds: its loader must be torch's "
-                "DataLoader, iterated by Lightning itself and in order."
-            )
-        return (
-            f"OHEMSampling saw no loss of each of the {len(indices)} samples of the batch: "
-            f"{ADVICE}."
-        )
+        problem = "" if self._is_proven else found.problem(indices, self._watch.reason)
+        if problem and (outputs or found.losses is not None):
+            raise MisconfigurationException(problem)
+        self._problem = problem
+        if found.losses is not None and indices is not None and self.sampler is not None:
+            self._is_proven = True
+            self.sampler.note(indices, found.losses, found.classes)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the next epoch be drawn by the losses of this one, on all ranks."""
+        if self._problem:  # not at once, since a step that returns nothing may be skipped
+            warn(self._problem)
         if self.sampler is not None:
             self.sampler.end_epoch()
 
@@ -306,14 +254,8 @@ class OHEMSampling(Callback):
         """Do so at once."""
         self._release()
 
-    def _leave_loader(self) -> None:
-        if self._loader is not None:
-            for name in _STATEFUL:
-                self._loader.__dict__.pop(name, None)
-            self._loader = None
-
     def _release(self) -> None:
-        self._leave_loader()
+        self._resumed.leave()
         self._watch.let_go()
         for undo in reversed(self._undo):
             undo()
@@ -373,7 +315,7 @@ class OHEMSampling(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave loader and sampler behind: a copy draws nothing yet."""
-        live = ("_watch", "_undo", "_loader", "_seen", "_classes", "sampler", "weights")
+        live = ("_watch", "_found", "_undo", "_resumed", "sampler", "weights")
         kept = {name: value for name, value in self.__dict__.items() if name not in live}
         return {**kept, "_state": self.state_dict() or None}
 
@@ -383,8 +325,3 @@ class OHEMSampling(Callback):
         self.__dict__.update(state)
         self._forget()
         self._state = kept
-
-
-def _epoch(trainer: Any) -> int:
-    """Return the number of epochs that have ended, as Lightning tells it to samplers."""
-    return int(trainer.fit_loop.epoch_progress.current.processed)

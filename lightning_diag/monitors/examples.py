@@ -9,12 +9,14 @@ from torch import Tensor
 
 from lightning_diag.measure.base import CallMeasure, LossCall
 from lightning_diag.measure.batch_samples import Samples
-from lightning_diag.measure.examples import Example, ExampleMeasure, Look, look, worst
-from lightning_diag.measure.gathered import Batch, Gathered
+from lightning_diag.measure.examples import Example, ExampleMeasure, Look, look
+from lightning_diag.measure.gathered import Batch
+from lightning_diag.measure.gathered_lists import GatheredLists
 from lightning_diag.measure.order import straight_order_of
-from lightning_diag.measure.ranking import BY_CLASS, LOSS, MISTAKES, MOST_CLASSES, Ranked
+from lightning_diag.measure.ranking import LOSS, MISTAKES, Ranked
 from lightning_diag.measure.recent import Found, Key, Recent
-from lightning_diag.measure.sample_loss import SampleLosses, sample_losses
+from lightning_diag.measure.sample_loss import SampleLosses
+from lightning_diag.measure.shown_lists import OfRanks, as_shown, by_key
 from lightning_diag.measure.tally import Joined, Tally
 from lightning_diag.measure.trend_lists import Lists
 from lightning_diag.monitors.base import Digest, Monitor, summarised
@@ -38,8 +40,6 @@ _PLACES = 4
 _LEAST_STEPS, _SHARE = 64, 8
 """Our choice: what is shown is renewed after 64 steps, or an eighth of the steps so far: it takes
 milliseconds to write."""
-_OfRanks = Mapping[Key, Sequence[Found]]
-"""Samples looked at and worst examples of each rank, by list and loss call."""
 
 
 class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightnings' Callback
@@ -145,7 +145,7 @@ class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightni
         self._is_new = False
         self._recent = Recent(_LOOKS, _KEPT)
         self._valid: Batch | None = None
-        self._gathered: dict[str, Gathered] = {}
+        self._gathered: GatheredLists | None = None
         self._validated_at = 0
 
     def prepare(self, run: Run) -> None:
@@ -237,44 +237,27 @@ class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightni
     def validation_started(self, batch: Any, batch_idx: int, loader: int, step: int) -> None:
         """See `Observer.validation_started`."""
         self._valid, self._validated_at = Batch(batch_idx, loader, Samples(batch)), step
-        if not self._gathered:
-            self._gathered = {LOSS: self._gathering(LOSS, _KEPT)}
-
-    def _gathering(self, kind: str, most: int) -> Gathered:
-        return Gathered(most, _PLACES, with_content=self.pictures, kind=kind)
+        if self._gathered is None:
+            self._gathered = GatheredLists(
+                _KEPT,
+                _PLACES,
+                with_content=self.pictures,
+                mistakes=self.mistakes,
+                per_class=self.per_class,
+            )
 
     def validation_loss(self, call: LossCall) -> None:
         """See `Observer.validation_loss`."""
-        found = sample_losses(call)
-        if found is None or self._valid is None or not self._gathered:
-            return
-        self._gathered[LOSS].add(call, found, self._valid)
-        if not (self.mistakes or self.per_class):
-            return
-        ranked = Ranked(call, found)
-        lists_of = {MISTAKES: ranked.mistakes()} if self.mistakes else {}
-        for label in range(min(ranked.classes, MOST_CLASSES) if self.per_class else 0):
-            lists_of[f"{BY_CLASS} {label}"] = ranked.of_class(label)
-        for name, scores in lists_of.items():
-            if scores is not None:
-                kind, is_class, _ = name.partition(" ")
-                if name not in self._gathered:
-                    most = self.per_class if is_class else _KEPT
-                    self._gathered[name] = self._gathering(kind, most)
-                self._gathered[name].add(call, found, self._valid, scores)
+        if self._valid is not None and self._gathered is not None:
+            self._gathered.add(call, self._valid)
 
     def _validated(self, run: Run) -> tuple[int, dict[Key, Found]] | None:
         """Return the step and what was found of a validation, by list; None if unwatched."""
-        gathered, self._gathered, self._valid = self._gathered, {}, None
-        if not gathered:
+        gathered, self._gathered, self._valid = self._gathered, None, None
+        if gathered is None:
             return None
         facts = {"step": self._validated_at, "rank": int(run.trainer.global_rank)}
-        orders = validation_orders(run.trainer)
-        return self._validated_at, {
-            (name, place): found
-            for name, of_list in gathered.items()
-            for place, found in of_list.told(orders, facts).items()
-        }
+        return self._validated_at, gathered.told(validation_orders(run.trainer), facts)
 
     # -- what is shown -----------------------------------------------------------------------
 
@@ -299,18 +282,18 @@ class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightni
         """See `Observer.noted`."""
         trained = [rank["train"] for rank in of_ranks if "train" in rank]
         if trained:
-            self._show(_by_key(trained))
+            self._show(by_key(trained))
         for followed in (rank["trends"] for rank in of_ranks if "trends" in rank):
             self._enter_lists(followed)
         validated = [rank["validation"] for rank in of_ranks if "validation" in rank]
         if not validated:
             return Note()
-        of_lists = _by_key([found for _, found in validated])
+        of_lists = by_key([found for _, found in validated])
         self._enter("_validation", max(step for step, _ in validated), of_lists, self.per_class)
         places = [place for kind, place in of_lists if kind == LOSS]
         return Note(meta={"examples": {"validation": places}})
 
-    def _show(self, of_ranks: _OfRanks) -> None:
+    def _show(self, of_ranks: OfRanks) -> None:
         """Enter the worst examples of training in the history."""
         self._enter("", self._looked, of_ranks)
         self._is_new = False
@@ -327,21 +310,16 @@ class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightni
             content["examples"] = [{**facts, **one} for one in content["examples"]]
             history.show(name, self.courses.place, step, content)
 
-    def _enter(self, suffix: str, step: int, of_ranks: _OfRanks, per_class: int = 0) -> None:
-        """Enter lists in the history; those of single classes become one."""
+    def _enter(self, suffix: str, step: int, of_ranks: OfRanks, per_class: int = 0) -> None:
+        """Enter lists in the history."""
         history = None if self._run is None else Probe.of(self._run.trainer).history
-        joined: dict[Key, tuple[int, list[Example]]] = {}
-        for (name, place), parts in of_ranks.items():
+        if history is None:
+            return
+        stage = suffix.strip("_") or "train"
+        for (kind, place), (samples, found) in as_shown(of_ranks, _KEPT, per_class).items():
             if not suffix and self.courses is not None and place == self.courses.place:
                 continue  # shown are the worst of all samples, not of those in watched steps
-            kind, is_class, _ = name.partition(" ")
-            most = per_class if is_class else _KEPT
-            found = worst([one for _, examples_of in parts for one in examples_of], most, kind)
-            _, before = joined.get((kind, place), (0, []))
-            joined[kind, place] = sum(count for count, _ in parts), [*before, *found]
-        for (kind, place), (samples, found) in joined.items():
-            if history is not None and found:
-                stage = suffix.strip("_") or "train"
+            if found:
                 content = {"stage": stage, "samples": samples, "examples": found}
                 history.show(f"example/{kind}{suffix}", place, step, content)
 
@@ -363,17 +341,8 @@ class WorstExamples(Follower, Monitor):  # type: ignore[misc]  # the two Lightni
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run and its samples behind."""
         state = {**super().__getstate__(), "_run": None, "_batch": None}
-        state.update(_valid=None, _gathered={}, _drawn_at={}, _recent=Recent(_LOOKS, _KEPT))
+        state.update(_valid=None, _gathered=None, _drawn_at={}, _recent=Recent(_LOOKS, _KEPT))
         return {**state, "_looks": [], "_told": []}
-
-
-def _by_key(of_ranks: Sequence[Mapping[Key, Found]]) -> _OfRanks:
-    keys = sorted({key for rank in of_ranks for key in rank}, key=_class_of)
-    return {key: [rank[key] for rank in of_ranks if key in rank] for key in keys}
-
-
-def _class_of(key: Key) -> int:
-    return int(key[0].partition(" ")[2] or -1)
 
 
 def _ends(trainer: Any) -> bool:

@@ -217,6 +217,10 @@ def _noting(kind: type) -> Any:
         most = self.__dict__.get(_ATTRIBUTE)
         return sampler if most is None else _Noted(sampler, most)
 
-    members = {"_index_sampler": property(index_sampler), "_is_noted": True}
+    members = {
+        "_index_sampler": property(index_sampler),
+        "_is_noted": True,
+        "_is_left": staticmethod(lambda loader: _ATTRIBUTE not in loader.__dict__),
+    }
     made: Any = type(kind.__name__, (kind,), {**members, "__module__": kind.__module__})
     return made

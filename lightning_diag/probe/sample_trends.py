@@ -180,7 +180,8 @@ class SampleTrends:
                 "where several processes train, a sampler that spreads it over them."
             )
         else:
-            warn(f"WorstExamples(trends=True) sees no loss of single samples: {ADVICE}.")
+            reason = self._watch.reason
+            warn(f"WorstExamples(trends=True) sees no loss of single samples{reason}: {ADVICE}.")
 
     # -- a checkpoint ------------------------------------------------------------------------
 

@@ -75,6 +75,12 @@ class SampleWatch:
         """``(samples,)``: the positions of the newest batch in the data set, None if not known."""
         return self._indices
 
+    @property
+    def reason(self) -> str:
+        """Why no loss call is seen, as the rest of a sentence; empty if it is not known."""
+        is_blind = self._trainer is not None and self._watch is None
+        return ", as a part of the module is compiled" if is_blind else ""
+
     def fit_start(self, trainer: Any, module: Any) -> None:
         """Begin, before the fit makes its loaders (``on_fit_start``)."""
         self.let_go()

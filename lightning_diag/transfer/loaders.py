@@ -63,7 +63,10 @@ class Source:
     def release(self) -> None:
         """Leave the loader as it was; may be called again."""
         if self.loader.__dict__.pop(_ATTRIBUTE, None) is not None:
-            self.loader.__class__ = self.original
+            kind: Any = self.original
+            while "_is_left" in vars(kind) and kind._is_left(self.loader):
+                kind = kind.__mro__[1]  # of somebody who has let go since
+            self.loader.__class__ = kind
         if self.features is not None:
             self.features.close()
             self.features = None

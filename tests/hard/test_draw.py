@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lightning_diag.hard.draw import (
-    Drawing,
     chances,
     drawn,
     effective_share,
@@ -18,9 +17,10 @@ from lightning_diag.hard.draw import (
     generator,
     hardest,
     ranks,
-    updated,
     weights,
 )
+from lightning_diag.hard.drawing import Drawing
+from lightning_diag.hard.noted import updated
 
 NAN = torch.nan
 

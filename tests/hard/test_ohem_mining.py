@@ -112,6 +112,30 @@ def test_a_loss_is_told_before_training_is_tried(recwarn: pytest.WarningsRecorde
     assert [one for one in recwarn if one.category is DiagWarning] == []
 
 
+def test_a_loss_that_is_compiled_is_logged_under_its_own_name() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._orig_mod = OHEMLoss()  # as `torch.compile` does
+
+        def forward(self, x: Tensor, target: Tensor) -> Tensor:
+            loss: Tensor = self._orig_mod(x, target)
+            return loss
+
+    class Compiled(Miner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wrapped = Wrapped()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss: Tensor = self.wrapped(self.layer(batch[0]), batch[1])
+            return loss
+
+    notebook = Notebook()
+    fitted(Compiled(), HardMining(), max_epochs=1, logger=notebook)
+    assert "mining/kept_fraction/wrapped" in notebook.rows[0]
+
+
 def test_each_epoch_is_told_and_a_run_that_is_resumed_is_the_one_that_went_on() -> None:
     """Also in the middle of an epoch, where Lightning begins none."""
 

@@ -205,11 +205,11 @@ def test_the_table_takes_eight_bytes_a_sample() -> None:
 
 
 def test_what_is_noted_in_many_batches_is_all_entered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_diag.hard.sampler._MERGED", 4)
+    monkeypatch.setattr("lightning_diag.hard.noted._MERGED", 4)
     sampler = OHEMSampler(N)
     for i in range(N):
         sampler.note(torch.tensor([i]), LOSSES[i : i + 1])
-        assert len(sampler._noted) < 4
+        assert len(sampler._notes._new) < 4
     sampler.end_epoch()
     assert torch.equal(sampler.losses, LOSSES)
 

@@ -29,6 +29,7 @@ from torch.utils.data import (
 )
 
 from hard.fixed import HARD, Diary, Known, numbered
+from lightning_diag import DiagWarning
 from lightning_diag._compat import MisconfigurationException
 from lightning_diag.hard.sampler import OHEMSampler
 from lightning_diag.hard.sampling import OHEMSampling
@@ -259,40 +260,52 @@ def test_selective_backpropagation_beside_it_is_refused() -> None:
         fit(OHEMSampling(), selective)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_cached_features_are_drawn_as_samples_are(first: bool, tmp_path: Path) -> None:
+class Frozen(pl.LightningModule):
+    """A frozen layer and a head."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(8, 4).requires_grad_(requires_grad=False)
+        self.head = torch.nn.Linear(4, 2)
+        self.fails_at = fails_at
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return two logits a sample."""
+        out: Tensor = self.head(self.body(x))
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        if self.global_step == self.fails_at:
+            raise RuntimeError("on purpose")
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        """Return plain SGD."""
+        return torch.optim.SGD(self.head.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_cached_features_are_drawn_as_samples_are(is_first: bool, tmp_path: Path) -> None:
     """Their loader gives batches of its own."""
-
-    class Frozen(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = torch.nn.Linear(8, 4).requires_grad_(requires_grad=False)
-            self.head = torch.nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.head(self.body(x))
-            return out
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return functional.cross_entropy(self(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.head.parameters(), lr=1e-2)
 
     def run(*others: Any) -> tuple[Any, Tensor]:
         sampling, module = OHEMSampling(), seeded(Frozen)
-        both = [*others, sampling] if first else [sampling, *others]
-        loader = numbered()
-        torch.manual_seed(0)
-        trainer(*both, max_epochs=3).fit(module, loader)
-        assert type(loader) is DataLoader
+        both = [*others, sampling] if is_first else [sampling, *others]
+        trainer(*both, max_epochs=3).fit(module, numbered())
         return sampling.state_dict(), module.head.weight
 
-    cache = FeatureCache(tmp_path)
+    cache = FeatureCache(str(tmp_path))
     (with_it, weight), (without, bare) = run(cache), run()
     assert cache.speed_up is not None
     assert torch.equal(with_it["losses"], without["losses"])
     assert torch.equal(weight, bare)
+    loader, failing = numbered(), FeatureCache(str(tmp_path))
+    both = [failing, OHEMSampling()] if is_first else [OHEMSampling(), failing]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer(*both).fit(Frozen(fails_at=7), loader)
+    assert type(loader) is DataLoader
+    assert isinstance(loader.sampler, RandomSampler)
 
 
 def test_two_in_one_trainer_are_refused() -> None:
@@ -336,6 +349,30 @@ def test_where_no_loss_is_seen_one_sentence_says_what_to_return() -> None:
         '{"loss": loss, "losses": losses} from `training_step`, where `losses` holds the loss of '
         "each sample of the batch, shape (samples,)."
     )
+
+
+def test_where_no_loss_is_seen_in_manual_optimisation_the_first_epoch_says_so() -> None:
+    """Its steps return nothing, so that one alone may have been skipped."""
+
+    class Manual(Own):
+        def __init__(self) -> None:
+            super().__init__(returns=False)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.manual_backward(super().training_step(batch, batch_idx)["loss"])
+            self.optimizers().step()  # type: ignore[union-attr]
+
+    with pytest.warns(DiagWarning, match="saw no loss of each of the") as told:
+        fit(OHEMSampling(), module=Manual(), max_epochs=1)
+    assert len([one for one in told if one.category is DiagWarning]) == 1
+
+
+def test_where_the_network_is_compiled_it_says_so() -> None:
+    module = Classifier(Known(), sgd)
+    module.net._compiled_call_impl = module.net._call_impl  # as `compile()` sets it
+    with pytest.raises(MisconfigurationException, match="as a part of the module is compiled: ret"):
+        fit(OHEMSampling(), module=module)
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")

@@ -23,6 +23,7 @@ from lightning_diag.measure.base import Call, CallMeasure, Columns, LossCall, Me
 from lightning_diag.measure.batch_norm import BatchNormMeasure, Update
 from lightning_diag.measure.classes import ClassMeasure
 from lightning_diag.measure.dead_relu import FiredMeasure
+from lightning_diag.measure.directions import DirectionMeasure
 from lightning_diag.measure.examples import ExampleMeasure
 from lightning_diag.measure.filters import FilterMeasure, kernels
 from lightning_diag.measure.gradient import GradientMeasure, squares
@@ -62,6 +63,7 @@ MEASURES: list[Measure] = [
     InputMeasure(lambda call: True),
     FeatureMeasure(lambda call: True),
     PredictionMeasure(),
+    DirectionMeasure(),
     TargetMeasure(),
     SpreadMeasure(),
     ClassMeasure(),

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_diag import DiagWarning, ohem_loss
 from lightning_diag.probe.sample_watch import SampleWatch, Seen
 
 
@@ -161,6 +162,17 @@ def sequences() -> DataLoader[Any]:
     return DataLoader(TensorDataset(x, y), 3)
 
 
+def test_what_a_loss_of_ours_leaves_out_has_none() -> None:
+    """It is cleaned before the call, and the loss of zeros is not the sample's."""
+
+    def spoilt(net: Any, batch: Any) -> Tensor:
+        return ohem_loss(net(batch[0]).index_fill(0, torch.tensor([2]), torch.nan), batch[1])
+
+    with pytest.warns(DiagWarning, match="was not finite"):
+        found = seen(spoilt)
+    assert [each.losses.isfinite().tolist() for each in found] == [[True, True, False, True]] * 2
+
+
 def test_rows_that_are_positions_of_sequences_are_averaged_over_each() -> None:
     def flat(net: Any, batch: Any) -> Tensor:
         return functional.cross_entropy(net(batch[0]).flatten(0, 1), batch[1].flatten())
@@ -188,9 +200,9 @@ def test_rows_that_are_not_of_single_samples_are_not_told() -> None:
 
 
 def test_of_large_predictions_no_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = seen(cross_entropy)
+    whole = seeded(lambda: seen(cross_entropy))
     monkeypatch.setattr("lightning_diag.measure.sample_loss._ELEMENTS", 6)
-    for one, other in zip(seen(cross_entropy), whole, strict=True):
+    for one, other in zip(seeded(lambda: seen(cross_entropy)), whole, strict=True):
         assert torch.equal(one.losses, other.losses)
         assert one.indices is not None
 

@@ -119,6 +119,9 @@ if TYPE_CHECKING:
     NAMESPACES: dict[Namespace, ModuleType]
     Trainer: TypeAlias = _pytorch_lightning.Trainer | _lightning.Trainer
     LightningModule: TypeAlias = _pytorch_lightning.LightningModule | _lightning.LightningModule
+    LightningDataModule: TypeAlias = (
+        _pytorch_lightning.LightningDataModule | _lightning.LightningDataModule
+    )
     Logger: TypeAlias = _PytorchLightningLogger | _LightningLogger
 
     # The two declare the same hooks for their own Trainer class; ours take either.
@@ -144,6 +147,7 @@ else:
 
     Trainer = functools.reduce(operator.or_, _each("", "Trainer"))
     LightningModule = functools.reduce(operator.or_, _each("", "LightningModule"))
+    LightningDataModule = functools.reduce(operator.or_, _each("", "LightningDataModule"))
     Logger = functools.reduce(operator.or_, _each(".loggers", "Logger"))
     _CallbackBase = type("_CallbackBase", _each("", "Callback"), {})
     _MisconfigurationBase = type(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,14 +17,21 @@ from lightning_diag.finding import SEVERITIES, Finding, NotObserved
 from lightning_diag.history import History
 from lightning_diag.report import console
 from lightning_diag.rules.causes import explain
-from lightning_diag.rules.choice import near
+from lightning_diag.rules.choice import at_thresholds, near
 from lightning_diag.rules.manual import manual, markdown
 from lightning_diag.warning import warn
 from lightning_diag.wording import listing
 
+AtThresholds = Mapping[str, Mapping[str, float]]
+"""Code of a check to name of a threshold to its value."""
+
 
 def preflight(
-    module: Any, data: Any = None, *, level: str | Sequence[str] = "fast"
+    module: Any,
+    data: Any = None,
+    *,
+    level: str | Sequence[str] = "fast",
+    thresholds: AtThresholds | None = None,
 ) -> list[Finding]:
     """Check a module and its data before training, without a Trainer.
 
@@ -38,8 +45,10 @@ def preflight(
         data: Training's loaders as Lightning's Trainer takes them, a pair of training's and
             validation's, or a LightningDataModule, whose `prepare_data` and `setup` are called on
             a shallow copy; None asks the module.
-        level: ``fast`` takes no longer than a few batches; ``full`` asks all checks; a list names
-            some.
+        level: ``fast`` takes no longer than a few batches; ``full`` asks all checks but options;
+            a list names some: ``["lr-range"]`` is a range test.
+        thresholds: Thresholds of the checks to set anew, by code and name:
+            ``{"initial-loss": {"factor": 3.0}}``.
 
     Returns:
         What was found: causes before what they explain, the worst first. What could not be judged
@@ -47,21 +56,26 @@ def preflight(
 
     Raises:
         TypeError: If `module` is no LightningModule.
-        ValueError: If there is no such level or check.
+        ValueError: If there is no such level, check or threshold, or its value makes no sense.
     """
-    return preflight_outcome(module, data, level=level).findings
+    return preflight_outcome(module, data, level=level, thresholds=thresholds).findings
 
 
 def preflight_outcome(
-    module: Any, data: Any = None, *, level: str | Sequence[str] = "fast"
+    module: Any,
+    data: Any = None,
+    *,
+    level: str | Sequence[str] = "fast",
+    thresholds: AtThresholds | None = None,
 ) -> Outcome:
     """Do what `preflight` does; return also what could not be judged, and what each check took."""
-    return explained(run(checks_of(level), subject(module, data)))
+    return explained(run(checks_of(level, thresholds), subject(module, data)))
 
 
 def explained(outcome: Outcome) -> Outcome:
     """Return the same with causes and consequences, as rules know them: one cause, one verdict."""
-    return replace(outcome, findings=explain(outcome.findings, History()))
+    codes = {finding.code for finding in outcome.findings}
+    return replace(outcome, findings=explain(outcome.findings, History(), foretold=codes))
 
 
 def check_codes() -> list[str]:
@@ -92,14 +106,25 @@ def page_of(check: type[Check], *, width: int = 100) -> str:
     return "\n\n".join([*parts, f"## References{end}"])
 
 
-def checks_of(level: str | Sequence[str]) -> list[Check]:
-    """Return the checks of a level, or of some names, at their default thresholds.
+def checks_of(level: str | Sequence[str], thresholds: AtThresholds | None = None) -> list[Check]:
+    """Return the checks of a level, or of some names.
+
+    Args:
+        level: As `at_level` takes it.
+        thresholds: Those to set anew; of any check, asked or not.
 
     Example:
         >>> [check.code for check in checks_of(["initial-loss"])]
         ['initial-loss']
     """
-    return [check() for check in chosen(level, DEFAULT_CHECKS)]
+    every: list[Check] = [check() for check in DEFAULT_CHECKS]
+    return at_level(at_thresholds(every, thresholds or {}), level)
+
+
+def at_level(checks: Sequence[Check], level: str | Sequence[str]) -> list[Check]:
+    """Return those of some checks that a level asks, or some names; `off` asks none."""
+    wanted = chosen([] if level == "off" else level, DEFAULT_CHECKS)
+    return [check for check in checks if type(check) in wanted]
 
 
 def subject(module: Any, data: Any = None) -> Subject:
@@ -123,9 +148,11 @@ class Preflight(Callback):
         level: ``fast`` takes no longer than a few batches; ``full`` asks all checks; a list names
             some.
         stop_on: Codes of findings, or severities, that end the fit before it begins.
+        thresholds: Thresholds of the checks to set anew, by code and name:
+            ``{"initial-loss": {"factor": 3.0}}``.
 
     Raises:
-        ValueError: If there is no such level, check or severity.
+        ValueError: If there is no such level, check, severity or threshold.
         MisconfigurationException: When the fit begins and something of `stop_on` was found.
 
     Cost:
@@ -141,9 +168,10 @@ class Preflight(Callback):
         level: Literal["fast", "full"] | list[str] = "fast",
         *,
         stop_on: list[str] | None = None,
+        thresholds: dict[str, dict[str, float]] | None = None,
     ) -> None:
         super().__init__()
-        chosen(level, DEFAULT_CHECKS)
+        self.checks = checks_of(level, thresholds)
         self.level: Literal["fast", "full"] | list[str] = level
         self.stop_on = _known(stop_on or [])
         self.outcome = Outcome()
@@ -163,7 +191,7 @@ class Preflight(Callback):
         callbacks = trainer.callbacks  # type: ignore[union-attr]  # not declared
         if any(getattr(callback, "takes_preflight", False) for callback in callbacks):
             return
-        outcome = checked(trainer, pl_module, self.level)
+        outcome = checked(trainer, pl_module, self.checks)
         if trainer.is_global_zero and outcome.seconds:
             say(outcome)
         self.take(outcome)
@@ -189,7 +217,7 @@ class Preflight(Callback):
         return {name: value for name, value in state.items() if name not in ("log", "log_dict")}
 
 
-def checked(trainer: Any, module: Any, level: str | Sequence[str]) -> Outcome:
+def checked(trainer: Any, module: Any, checks: Sequence[Check]) -> Outcome:
     """Check what a trainer is about to train. Every rank must call this; all get the same.
 
     The first rank checks while the others wait for what it found. Nothing within can wait for
@@ -197,12 +225,12 @@ def checked(trainer: Any, module: Any, level: str | Sequence[str]) -> Outcome:
     which was checked before it began, is not checked.
     """
     is_resumed = trainer.global_step > 0 or trainer.current_epoch > 0 or trainer.ckpt_path
-    if is_resumed or not level:
+    if is_resumed or not checks:
         return Outcome()
     outcome = None
     if trainer.is_global_zero:
         try:
-            outcome = explained(run(checks_of(level), Subject(module, trainer=trainer)))
+            outcome = explained(run(checks, Subject(module, trainer=trainer)))
         except Exception as error:  # noqa: BLE001  # the others wait, and training must go on
             warn(f"Nothing was checked before training: {type(error).__name__}: {error}")
             outcome = Outcome()
@@ -222,6 +250,7 @@ def say(outcome: Outcome, *, everything: bool = False) -> None:
             console.say(finding, when="before training")
         if not outcome.findings or everything:
             console.say_sum(*summed_up(outcome))
+        console.say_measured([result.line for result in outcome.results.values()])
     except Exception as error:  # noqa: BLE001  # whatever the stream does, training goes on
         warn(f"Findings are not printed: {type(error).__name__}: {error}")
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lightning_diag._compat import LightningModule, Trainer
-from lightning_diag.before_training import Preflight, check_codes, checked, checks_of
+from lightning_diag.before_training import (
+    Preflight,
+    at_level,
+    check_codes,
+    checked,
+    checks_of,
+)
 from lightning_diag.checks import Outcome
 from lightning_diag.finding import SEVERITIES, Finding
 from lightning_diag.history import History
@@ -43,6 +49,8 @@ from lightning_diag.rules.diagnosis import Diagnosis
 from lightning_diag.warning import warn
 
 REPORT_FILE = "report.html"
+LONG = 10.0
+"""Seconds of checks before training from which on they are mentioned (our choice)."""
 
 
 class Doctor(Watcher):
@@ -64,8 +72,8 @@ class Doctor(Watcher):
             early.
         monitors: What to measure; None takes all of them at their defaults.
         rules: What to judge by; None takes every rule at its defaults.
-        thresholds: Thresholds of these rules to set anew, by code and name:
-            ``{"dead-relu": {"fraction": 0.35}}``.
+        thresholds: Thresholds of these rules, and of checks before training, to set anew, by code
+            and name: ``{"dead-relu": {"fraction": 0.35}}``.
         mute: Rules that are neither printed nor stop the fit, as codes, or as codes with a pattern
             of places: ``["slow-dataloader", "dead-relu:net.3*"]``. The report lists them as muted.
         stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
@@ -124,10 +132,11 @@ class Doctor(Watcher):
         chosen: list[Rule] = list(default_rules()) if rules is None else list(rules)
         _expect(self.monitors, Monitor, "monitors")
         _expect(chosen, Rule, "rules")
-        self.rules = at_thresholds(chosen, thresholds or {})
+        judges: list[Any] = at_thresholds([*chosen, *checks_of("full")], thresholds or {})
+        self.rules: list[Rule] = judges[: len(chosen)]
         self.mute = list(mute or [])
         self.preflight: Literal["off", "fast", "full"] | list[str] = preflight
-        checks_of([] if preflight == "off" else preflight)
+        self.checks = at_level(judges[len(chosen) :], preflight)
         codes = [rule.code for rule in self.rules]
         self.stop_on = _known(stop_on or [], [*codes, *check_codes()])
         self.dirpath = dirpath
@@ -181,8 +190,7 @@ class Doctor(Watcher):
         """Check what is about to be trained, and begin to watch."""
         callbacks = trainer.callbacks  # type: ignore[union-attr]  # not declared
         given = next((each for each in callbacks if isinstance(each, Preflight)), None)
-        level = self.preflight if given is None else given.level
-        outcome = checked(trainer, pl_module, [] if level == "off" else level)
+        outcome = checked(trainer, pl_module, (given or self).checks)
         super().on_train_start(trainer, pl_module)
         self._foretell(outcome)
         if given is not None:
@@ -194,9 +202,24 @@ class Doctor(Watcher):
             return
         news = self.diagnosis.foretell(outcome.findings)
         unjudged = {each.code: each.reason for each in outcome.not_observed}
-        meta = {"checks": list(outcome.seconds), "seconds": sum(outcome.seconds.values())}
+        meta: dict[str, Any] = {
+            "checks": list(outcome.seconds),
+            "seconds": sum(outcome.seconds.values()),
+        }
         self._history.update_meta({"preflight": {**meta, "not_judged": unjudged}})
         self._tell(news, "before training")
+        if meta["seconds"] > LONG and self._trainer.is_global_zero:
+            self._mention(
+                f"What was checked before training took {meta['seconds']:.2g} s; "
+                '`Doctor(preflight="off")` leaves it out.'
+            )
+
+    def _mention(self, sentence: str) -> None:
+        try:
+            console.say_sum(sentence, "")
+        except Exception as error:  # noqa: BLE001  # as for findings
+            self._is_mute = True
+            warn(f"Findings are no longer printed: {type(error).__name__}: {error}")
 
     def on_open(self, probe: Probe) -> None:
         """See `Watcher.on_open`."""

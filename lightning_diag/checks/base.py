@@ -12,7 +12,7 @@ from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Evidence, Finding, NotObserved, Severity
 from lightning_diag.thresholds import Thresholds
 
-Level = Literal["fast", "full"]
+Level = Literal["fast", "full", "named"]
 
 __all__ = ["Check", "Level", "NotObserved"]
 
@@ -29,7 +29,10 @@ class Check(Thresholds, ABC):
     code: ClassVar[str]
     """Public name, kebab-case: the name of the problem; that of the rule if there is one."""
     level: ClassVar[Level] = "fast"
-    """``fast`` if it takes less than a few batches' time; else ``full``."""
+    """``fast`` if it takes less than a few batches' time; ``named`` if it is an option, which
+    only a list of names asks; else ``full``."""
+    timed: ClassVar[bool] = False
+    """Whether its numbers are times, which are never quite the same."""
     family: ClassVar[str] = ""
     """Under which further name it can be asked for, together with others."""
     needs: ClassVar[tuple[str, ...]] = ()

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch.utils.data import WeightedRandomSampler
 
 from lightning_diag.checks.base import Check
-from lightning_diag.checks.items import the_loader
+from lightning_diag.checks.positions import the_loader
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.targets import class_target, labels
 from lightning_diag.finding import Finding, NotObserved

@@ -58,12 +58,12 @@ class ConstantFeature(Check):
         if not known:
             return self.not_observed(f"fewer than {self.samples} samples of one shape were read")
         for name, span in known.items():
-            constant = constant_units(span.low[0], span.high[0])
+            constant = constant_units(span.low, span.high)
             count, units = int(constant.sum()), constant.numel()
-            least = self.share * units if span.low.dim() <= 2 else 1
+            least = self.share * units if span.low.dim() <= 1 else 1
             if units < 2 or count < least:
                 continue
-            what = "columns" if span.low.dim() <= 2 else "channels"
+            what = "columns" if span.low.dim() <= 1 else "channels"
             which = [str(index) for index in constant.nonzero()[:, 0].tolist()]
             return self.found(
                 "note",
@@ -84,7 +84,8 @@ def constant_units(low: Tensor, high: Tensor) -> Tensor:
         ``(columns)``, or ``(channels, *)`` -> the first dimension
 
     Example:
-        >>> constant_units(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+        >>> from torch import tensor
+        >>> constant_units(tensor([1.0, 2.0]), tensor([1.0, 3.0]))
         tensor([ True, False])
     """
     if low.dim() < 2:

@@ -60,10 +60,10 @@ class Cuts(TorchFunctionMode):
         self.is_same, self._at = True, 0
         if self._entries is None:
             self._noted = []
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         if self._entries is None and error[0] is None:
             self._entries = [_settled(entry) for entry in self._noted]
         elif self._entries is not None and self._at != len(self._entries):
@@ -236,4 +236,6 @@ _POOLS: dict[Any, Any] = {
 } | {torch.max_pool1d: functional.max_pool1d_with_indices,
      torch.max_pool2d: functional.max_pool2d_with_indices,
      torch.max_pool3d: functional.max_pool3d_with_indices}  # fmt: skip
-_PASSED: frozenset[Any] = frozenset({Tensor.grad.__get__, Tensor.backward})  # type: ignore[attr-defined]
+_GRAD: Any = Tensor.grad
+_PASSED: frozenset[Any] = frozenset({_GRAD.__get__, Tensor.backward})
+"""What has nothing to do with a value of the loss."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
+import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lightning_diag.checks.around import one_way
 
 WORKERS = 1
 """Worker processes at most. Our choice: a few batches need no more, and each takes its time to
@@ -24,7 +29,11 @@ class Unavailable(Exception):  # noqa: N818  # no error: the reason why somethin
     """
 
 
-def first_batches(loaders: Any, n: int) -> list[Any]:
+class _TooSlow(BaseException):
+    """Ends the reading of samples; data sets that go on after an `Exception` let it pass."""
+
+
+def first_batches(loaders: Any, n: int, seconds: float = math.inf) -> list[Any]:
     """Return the first batches that training would get, as it would get them.
 
     Loaders, samplers and generators are copied, and so are data sets that can be iterated only;
@@ -34,15 +43,16 @@ def first_batches(loaders: Any, n: int) -> list[Any]:
     Args:
         loaders: A loader, or loaders in lists and dictionaries, as Lightning's Trainer takes them.
         n: Batches, at least 1; fewer are returned where there are no more.
+        seconds: How long each loader may take; a sample that is begun is read to its end.
 
     Raises:
-        Unavailable: If a loader can be iterated only once, or has no batch.
+        Unavailable: If a loader can be iterated only once, has no batch, or takes too long.
 
     Example:
         >>> first_batches(DataLoader([1, 2, 3, 4], batch_size=2), 1)
         [tensor([1, 2])]
     """
-    return _zipped(_structure(loaders), n)
+    return _zipped(_structure(loaders), n, seconds)
 
 
 def copies(loaders: Any) -> Any:
@@ -97,45 +107,119 @@ def _structure(loaders: Any) -> Any:
     return loaders.iterables
 
 
-def _zipped(loaders: Any, n: int) -> list[Any]:
+def _zipped(loaders: Any, n: int, seconds: float) -> list[Any]:
     if is_leaf(loaders):
-        return _taken(loaders, n)
+        return _taken(loaders, n, seconds)
     if isinstance(loaders, Mapping):
-        columns = {name: _zipped(each, n) for name, each in loaders.items()}
+        columns = {name: _zipped(each, n, seconds) for name, each in loaders.items()}
         length = max(map(len, columns.values()))
         return [{k: batches[i % len(batches)] for k, batches in columns.items()}
                 for i in range(length)]  # fmt: skip
-    rows = [_zipped(each, n) for each in loaders]
+    rows = [_zipped(each, n, seconds) for each in loaders]
     return [[batches[i % len(batches)] for batches in rows] for i in range(max(map(len, rows)))]
 
 
-def _taken(loader: Any, n: int) -> list[Any]:
+def _taken(loader: Any, n: int, seconds: float) -> list[Any]:
     if loader is None:
         raise Unavailable("there are no training data")
-    own = _copied(loader) if isinstance(loader, DataLoader) else loader
-    iterator = iter(own)
-    if iterator is own:
-        raise Unavailable(f"the data ({type(loader).__name__}) can be iterated only once")
+    kind = type(loader).__name__
+    if hasattr(type(loader), "__next__"):
+        raise Unavailable(f"the data ({kind}) can be iterated only once")
+    iterator = None
     try:
+        iterator = iter(_bounded(_own(loader), seconds))
         batches = list(islice(iterator, n))
+    except _TooSlow:
+        batches = None
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        batches = None
+        for worker in getattr(iterator, "_workers", ()):
+            worker.terminate()  # it would read its batch to the end
     finally:
         # Worker processes end at once, and not when somebody collects garbage.
         shutdown = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+    if batches is None:
+        raise Unavailable(f"reading {n} batches takes more than {seconds:.3g} s")
     if not batches:
-        raise Unavailable(f"the data ({type(loader).__name__}) have no batch")
+        raise Unavailable(f"the data ({kind}) have no batch")
     return batches
+
+
+def _own(loader: Any) -> Any:
+    """Return what can be iterated in place of a loader."""
+    if isinstance(loader, DataLoader):
+        return _copied(loader)
+    if isinstance(loader, (list, tuple)):
+        return loader
+    _refuse_one_way(loader)
+    inner = list(getattr(loader, "__dict__", {}).values())
+    shared = {id(v): v for v in inner if isinstance(v, (Dataset, DataLoader, Tensor))}
+    return _deep(loader, shared)
+
+
+def _refuse_one_way(owner: Any) -> None:
+    found = one_way(owner)
+    if found:
+        kind = type(owner).__name__
+        raise Unavailable(f"{kind} draws from a {found}, and iterating it would use that up")
+
+
+def _bounded(loader: Any, seconds: float) -> Any:
+    """Return a loader copy that stops reading when its time is up."""
+    if not isinstance(loader, DataLoader) or seconds == math.inf:
+        return loader
+    if loader.num_workers:
+        loader.__dict__["timeout"] = max(1.0, seconds)
+        return loader
+    dataset = loader.dataset
+    if isinstance(dataset, Dataset):
+        loader.__dict__["dataset"] = _timed(copy.copy(dataset), time.monotonic() + seconds)
+    return loader
+
+
+def _timed(dataset: Any, end: float) -> Any:
+    """Let a copied data set look at the clock before each sample."""
+    kind = type(dataset)
+
+    def item(self: Any, index: Any) -> Any:
+        _look(end)
+        return kind.__getitem__(self, index)
+
+    def walk(self: Any) -> Iterator[Any]:
+        for sample in kind.__iter__(self):
+            _look(end)
+            yield sample
+
+    own: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    if isinstance(dataset, IterableDataset):
+        own["__iter__"] = walk
+    else:
+        own["__getitem__"] = item
+    try:
+        dataset.__class__ = type(kind.__name__, (kind,), own)
+    except Exception:  # noqa: BLE001  # of a class that cannot be extended: without a clock
+        return dataset
+    return dataset
+
+
+def _look(end: float) -> None:
+    if time.monotonic() > end:
+        raise _TooSlow
 
 
 def _copied(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Return a loader that has all that changes while it is iterated to itself."""
+    _refuse_open_iterator(loader)
     own = copy.copy(loader)
     dataset = _dataset(loader.dataset)
     memo: dict[int, Any] = {id(loader.dataset): dataset}
     for value in _drawn_from(loader):
         if id(value) not in memo:
-            memo[id(value)] = value if isinstance(value, Dataset) else _cloned(value)
+            memo[id(value)] = value if isinstance(value, Dataset) else own_generator(value)
     changes: dict[str, Any] = {"dataset": dataset, "_iterator": None}
     for name in ("sampler", "batch_sampler", "generator"):
         changes[name] = _deep(getattr(loader, name), memo)
@@ -147,8 +231,16 @@ def _copied(loader: DataLoader[Any]) -> DataLoader[Any]:
     return own
 
 
+def _refuse_open_iterator(loader: Any) -> None:
+    held = {name: value for name, value in vars(loader).items() if name != "_iterator"}
+    if any(hasattr(type(value), "__next__") for value in held.values()):
+        kind = type(loader).__name__
+        raise Unavailable(f"{kind} holds an open iterator, which iterating a copy would move")
+
+
 def _dataset(dataset: Any) -> Any:
     if isinstance(dataset, IterableDataset):
+        _refuse_one_way(dataset)
         return _deep(dataset, {})
     if not isinstance(dataset, Dataset):
         return dataset
@@ -179,7 +271,8 @@ def _drawn_from(loader: DataLoader[Any]) -> list[Any]:
     return [value for value in values if isinstance(value, (torch.Generator, Dataset))]
 
 
-def _cloned(generator: torch.Generator) -> torch.Generator:
+def own_generator(generator: torch.Generator) -> torch.Generator:
+    """Return a generator of the same state, which draws the same numbers."""
     own = torch.Generator(generator.device)
     own.set_state(generator.get_state())
     return own

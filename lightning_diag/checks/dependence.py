@@ -1,5 +1,7 @@
-"""Which samples a prediction depends on: gradients go back from one of them, and are looked at on
-the way, where modules hand tensors on."""
+"""Which samples a prediction depends on.
+
+Gradients go back from one of them, and are looked at on the way, where modules hand tensors on.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,24 @@ def reached(gradient: Tensor, dim: int, rounding: float = ROUNDING) -> list[int]
         >>> reached(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), 0)
         [1]
     """
-    size = gradient.detach().abs().float().nan_to_num(0.0, 0.0, 0.0)
-    rows = size.movedim(dim, 0).reshape(size.shape[dim], -1).amax(1)
-    if not rows.numel():
+    size = gradient.detach().abs().float()
+    if not size.numel():
         return []
+    rows = size.movedim(dim, 0).flatten(1).amax(1) if size.dim() > 1 else size
+    if not bool(torch.isfinite(rows).all()):
+        return reached(size.nan_to_num(0.0, 0.0, 0.0), dim, rounding)
     found: list[int] = (rows > rounding * rows.max()).nonzero()[:, 0].tolist()
+    return found
+
+
+def _table(gradient: Tensor) -> Tensor:
+    """Return the largest gradient for each pair of indices of the first two dimensions."""
+    size = gradient.detach()
+    if size.dim() < 3:
+        return size
+    if not bool(torch.isfinite(size).all()):
+        size = size.nan_to_num(0.0, 0.0, 0.0)
+    found: Tensor = torch.linalg.vector_norm(size.flatten(2), torch.inf, dim=2)
     return found
 
 
@@ -43,6 +58,8 @@ class Passing:
     """``in`` or ``out``."""
     module: nn.Module
     shape: tuple[int, ...]
+    is_entry: bool
+    """Whether nothing before it has a gradient: what enters the network, words' embeddings."""
     indices: dict[int, list[int]] = field(default_factory=dict)
     """Dimension to those of its indices that the newest gradient reached."""
 
@@ -78,6 +95,11 @@ class Dependence(TorchFunctionMode):
         self._depth = 0
         self._counts: dict[str, int] = {}
         self._samples = 1
+        self._entries_alone = False
+        self._entries: list[Tensor] = []
+        """Where gradients end."""
+        self._entered: set[int] = set()
+        self._held: list[Tensor] = []  # so that no other tensor gets their place
 
     def __torch_function__(
         self,
@@ -122,63 +144,80 @@ class Dependence(TorchFunctionMode):
         known: dict[int, Tensor] = {}  # what is one tensor stays one
 
         def change(x: Tensor) -> Tensor:
-            return known.setdefault(id(x), _tracked(x))
+            if id(x) not in known:
+                known[id(x)] = self._tracked(x)
+            return known[id(x)]
 
         args, kwargs = mapped(args, change), mapped(kwargs, change)
         for x in [*_floats(args), *_floats(kwargs)]:
             self._keep(module, "in", x)
         return args, kwargs
 
+    def _tracked(self, x: Tensor) -> Tensor:
+        """Return what gradients can be followed to for this use of a tensor alone."""
+        is_number = x.is_floating_point() and type(x) is Tensor and x.layout is torch.strided
+        if not is_number or not torch.is_grad_enabled():
+            return x
+        if x.requires_grad:
+            return x.view_as(x)
+        leaf = x.detach().clone().requires_grad_()
+        self._entries.append(leaf)
+        entry = leaf.mul(1)  # no leaf: it may be changed in place
+        self._entered.add(id(entry))
+        self._held.append(entry)
+        return entry
+
     def _leaves(self, module: nn.Module, _: Any, output: Any) -> None:
         self._depth -= 1
+        is_words = isinstance(module, nn.Embedding)
         for x in _floats(output):
+            if is_words:
+                self.embedded.append((self._modules[id(module)], x.detach()))
+            if is_words and x.requires_grad:
+                self._entries.append(x)
+                self._entered.add(id(x))
+                self._held.append(x)
             self._keep(module, "out", x)
-            if not self._depth:
+            if not self._depth and x.requires_grad:
                 path = self._modules[id(module)]
                 self.outputs.append(Prediction(path or type(module).__name__, x))
 
     def _keep(self, module: nn.Module, kind: str, x: Tensor) -> None:
         if not x.requires_grad:
             return
-        passing = Passing(self._modules[id(module)], kind, module, tuple(x.shape))
-        if isinstance(module, nn.Embedding) and kind == "out":
-            self.embedded.append((passing.path, x.detach()))
+        is_entry = id(x) in self._entered
+        passing = Passing(self._modules[id(module)], kind, module, tuple(x.shape), is_entry)
         self.passings.append(passing)
 
         def look(gradient: Tensor) -> None:
-            sizes = enumerate(gradient.shape)
+            sizes = list(enumerate(gradient.shape[:2]))
             dims = [d for d, size in sizes if size and size % self._samples == 0]
-            passing.indices = {dim: reached(gradient, dim) for dim in dims}
+            if dims and (is_entry or not self._entries_alone):
+                table = _table(gradient)
+                passing.indices = {dim: reached(table, dim) for dim in dims}
 
         x.register_hook(look)
 
-    def follow(self, prediction: Tensor, dim: int, index: int, samples: int) -> list[Passing]:
-        """Go back from one index of a prediction; return what was passed, in the order of calls.
+    def follow(self, part: Tensor, samples: int, *, entries_alone: bool = False) -> list[Passing]:
+        """Go back from a part of a prediction; return what was passed, in the order of calls.
 
         Args:
-            prediction: With its graph, which stays.
-            dim: The dimension that counts samples.
-            index: Which of them.
-            samples: Dimensions of as many, or a multiple, are looked at.
+            part: With its graph, which stays.
+            samples: First and second dimensions of as many, or a multiple, are looked at.
+            entries_alone: Whether to look only where gradients end.
         """
         self._samples = samples
+        self._entries_alone = entries_alone and bool(self._entries)
         for passing in self.passings:
             passing.indices = {}
-        part = prediction.select(dim, index)
         generator = torch.Generator().manual_seed(0)
         weights = (0.5 + torch.rand(part.shape, generator=generator)).to(part)
-        (part * weights).sum().backward(retain_graph=True)
+        total = (part * weights).sum()
+        if self._entries:
+            torch.autograd.grad(total, self._entries, retain_graph=True, allow_unused=True)
+        else:
+            total.backward(retain_graph=True)
         return [passing for passing in self.passings if passing.indices]
-
-
-def _tracked(x: Tensor) -> Tensor:
-    """Return what gradients can be followed to for this use of a tensor alone."""
-    is_number = x.is_floating_point() and type(x) is Tensor and x.layout is torch.strided
-    if not is_number or not torch.is_grad_enabled():
-        return x
-    if x.requires_grad:
-        return x.view_as(x)
-    return x.detach().clone().requires_grad_().mul(1)  # no leaf: it may be changed in place
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

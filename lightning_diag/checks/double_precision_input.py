@@ -53,13 +53,13 @@ class DoublePrecisionInput(Check):
             return []
         batch = twin.moved(subject.batch())
         wide = {name: x for name, x in leaves(batch) if x.dtype is torch.float64}
-        why = subject.lacks("trial") if wide else ""
-        fails = "dtype" in why or "type Double" in why
+        why = subject.lacks("gradients").lower() if wide else ""
+        fails = "dtype" in why or "double" in why
         found = [name for name, x in wide.items() if fails or x.numel() >= self.elements]
         if not found:
             return []
         count = sum(wide[name].numel() for name in found)
-        does = "and `training_step` fails" if fails else "and nothing needs them"
+        does = "and the training step fails" if fails else "and nothing needs them"
         return self.found(
             "bad" if fails else "note",
             f"{count:,} elements of a training batch are float64 (tensor {listing(found)}), while "

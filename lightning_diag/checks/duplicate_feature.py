@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.checks.base import Check, Level
-from lightning_diag.checks.given import training_batches
+from lightning_diag.checks.items import training_batches
 from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.measure.data import leaves
@@ -17,6 +17,8 @@ from lightning_diag.wording import listing
 
 _COLUMNS = 1024
 """Columns that are compared with each other at most (our choice)."""
+_SAMPLES = 64
+"""Samples that are looked at (our choice)."""
 _EQUAL = 1e-6
 """How far the correlation of copies may be from 1 (our choice): float32's rounding."""
 
@@ -59,7 +61,7 @@ class DuplicateFeature(Check):
 
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
-        batches, _ = training_batches(subject)
+        batches, _ = training_batches(subject, _SAMPLES)
         tables: dict[str, list[Tensor]] = {}
         for batch in batches:
             for name, x in leaves(batch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,36 +45,51 @@ def best_loss(seen: SeenLoss, groups: Tensor) -> float:
         ...     catch.seen[0], torch.tensor([0, 1]))
         (1.0, 0.0)
     """
+    seen = _fitted(seen)
     answer = _best(seen, groups)
     return math.nan if answer is None else again(seen, answer)
 
 
+def _fitted(seen: SeenLoss) -> SeenLoss:
+    """Return the call with targets of the prediction's shape, as was meant where they differ."""
+    prediction, target = seen.call.input, seen.call.target
+    is_each = seen.function in _NUMBERS | _YES_OR_NO
+    if not is_each or target.shape == prediction.shape or target.numel() != prediction.numel():
+        return seen
+    call = copy.copy(seen.call)
+    call.target = target.reshape(prediction.shape)
+    return replace(seen, call=call)
+
+
 def _best(seen: SeenLoss, groups: Tensor) -> Tensor | None:
-    prediction, target = seen.call.input.float(), seen.call.target
     if seen.function in _CLASSES:
-        wanted = _distribution(seen)
-        if wanted is None:
-            return None
-        rows = wanted.movedim(1, -1)
-        mean = _by_group(rows.reshape(len(rows), -1, rows.shape[-1]), groups)
-        if mean is None:
-            return None
-        mean = mean / mean.sum(-1, keepdim=True).clamp(min=_LEAST)
-        return mean.reshape(rows.shape).movedim(-1, 1).clamp(min=_LEAST).log()
-    if target.shape != prediction.shape:
-        try:
-            target = target.expand_as(prediction)
-        except RuntimeError:
-            return None
+        return _best_scores(seen, groups)
+    prediction, target = seen.call.input.float(), seen.call.target
+    try:
+        target = target.expand_as(prediction)
+    except RuntimeError:
+        return None
     mean = _by_group(target.float().reshape(len(target), -1, 1), groups)
     if mean is None:
         return None
     mean = mean.reshape(prediction.shape)
-    if seen.function == "binary_cross_entropy_with_logits":
-        weight = seen.given.get("pos_weight")
-        odds = (mean / (1 - mean).clamp(min=_LEAST)).clamp(_LEAST, 1 / _LEAST)
-        return (odds if weight is None else odds * weight).log()
-    return mean
+    if seen.function != "binary_cross_entropy_with_logits":
+        return mean
+    weight = seen.given.get("pos_weight")
+    odds = (mean / (1 - mean).clamp(min=_LEAST)).clamp(_LEAST, 1 / _LEAST)
+    return (odds if weight is None else odds * weight).log()
+
+
+def _best_scores(seen: SeenLoss, groups: Tensor) -> Tensor | None:
+    wanted = _distribution(seen)
+    if wanted is None:
+        return None
+    rows = wanted.movedim(1, -1)
+    mean = _by_group(rows.reshape(len(rows), -1, rows.shape[-1]), groups)
+    if mean is None:
+        return None
+    mean = mean / mean.sum(-1, keepdim=True).clamp(min=_LEAST)
+    return mean.reshape(rows.shape).movedim(-1, 1).clamp(min=_LEAST).log()
 
 
 def _distribution(seen: SeenLoss) -> Tensor | None:
@@ -84,18 +101,18 @@ def _distribution(seen: SeenLoss) -> Tensor | None:
     if target.is_floating_point():
         wanted = target.float()
     else:
-        counts = target != seen.call.ignore_index
+        ignored = seen.call.ignore_index
+        counts = torch.ne(target, -100 if ignored is None else ignored)
         kept = target.where(counts, torch.zeros_like(target)).long()
         classes = prediction.shape[1]
         if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < classes:
             return None
         wanted = functional.one_hot(kept, classes).movedim(-1, 1) * counts[:, None]
         wanted = wanted.float()
-    if wanted.shape != prediction.shape:
-        return None
-    if weight is None:
-        return wanted
-    return wanted * weight.float().reshape(1, -1, *[1] * (wanted.dim() - 2))
+    if wanted.shape != prediction.shape or weight is None:
+        return wanted if wanted.shape == prediction.shape else None
+    counted: Tensor = wanted * weight.float().reshape(1, -1, *[1] * (wanted.dim() - 2))
+    return counted
 
 
 def _by_group(rows: Tensor, groups: Tensor) -> Tensor | None:

@@ -1,7 +1,8 @@
-"""What the first layers of a network are given: the data, as they arrive."""
+"""What the first layers of a network are given, and its losses of classes: data as they arrive."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_diag.checks.data import Unavailable, clone
-from lightning_diag.checks.items import items
+from lightning_diag.checks.data import Unavailable
+from lightning_diag.checks.items import training_batches
 from lightning_diag.checks.subject import Subject
+from lightning_diag.checks.target_watch import Target, TargetWatch
 from lightning_diag.checks.twin import Twin
 from lightning_diag.measure.data import leaves
 from lightning_diag.probe.functions import FUNCTIONS, Function
@@ -22,6 +24,8 @@ from lightning_diag.probe.watch import is_readable, running_module
 
 SAMPLES = 64
 """Samples that are looked at (our choice): a mean is known to an eighth of a standard deviation."""
+SECONDS = 0.5
+"""How long steps may take before no further one is begun (our choice): most need one."""
 _INPUTS = 4
 """Layers that take the data themselves, at most, as while training."""
 _NORMS = frozenset(
@@ -59,14 +63,14 @@ class InputWatch(TorchFunctionMode):
     batch itself. What a call is given is kept before it runs: it may fail because of that.
 
     Args:
-        module: Whose layers.
-        batch: What it will be given.
+        modules: Path of each module that may be running, by ``id``.
+        batch: What the step is given.
     """
 
-    def __init__(self, module: nn.Module, batch: Any) -> None:
+    def __init__(self, modules: Mapping[int, str], batch: Any) -> None:
         super().__init__()
         self.found: list[Given] = []
-        self._modules = trained_modules(module)
+        self._modules = modules
         tensors = [x for _, x in leaves(batch)]
         self._elements = sum(x.numel() for x in tensors)
         self._storages = {
@@ -129,17 +133,20 @@ class InputWatch(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Seen:
-    """What layers were given in some batches."""
+    """What layers and losses of classes were given in some batches."""
 
     calls: Sequence[Sequence[Given]]
     """For each batch, in the order of the calls."""
+    targets: tuple[Target, ...]
+    """What losses of classes were given in the first of them."""
     failed: str
     """Why the step did not come to its end; empty if it did."""
     is_spread: bool
     """Whether samples are from all over the data, and not the loader's first."""
 
 
-_SEEN: WeakKeyDictionary[Subject, Seen | Unavailable] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[Subject, Seen | str] = WeakKeyDictionary()
+"""Or why there is nothing: an exception would keep the subject alive."""
 
 
 def seen_inputs(subject: Subject) -> Seen:
@@ -152,49 +159,46 @@ def seen_inputs(subject: Subject) -> Seen:
         try:
             _SEEN[subject] = _look(subject)
         except Unavailable as why:
-            _SEEN[subject] = why
+            _SEEN[subject] = str(why)
     found = _SEEN[subject]
-    if isinstance(found, Unavailable):
-        raise Unavailable(str(found))
+    if isinstance(found, str):
+        raise Unavailable(found)
     return found
 
 
-def training_batches(subject: Subject, samples: int = SAMPLES) -> tuple[list[Any], bool]:
-    """Return batches of samples from all over the data; else the first ones, and that it is so."""
-    try:
-        return [clone(batch) for batch in items(subject, "train").batches(samples)], True
-    except Unavailable:
-        return list(subject.batches), False
-
-
 def _look(subject: Subject) -> Seen:
-    batches, is_spread = training_batches(subject)
+    batches, is_spread = training_batches(subject, SAMPLES)
     twin = subject.copy()
     calls: list[list[Given]] = []
+    targets: tuple[Target, ...] = ()
     failed = ""
+    began = time.monotonic()
     for index, batch in enumerate(batches):
-        if calls and subject.time_left <= 0:
+        if calls and (subject.time_left <= 0 or time.monotonic() - began > SECONDS):
             break
-        found, failed = _step(twin, batch, index)
+        found, asked, failed = _step(twin, batch, index)
         calls.append(found)
-        if failed:
+        targets = targets or asked
+        if failed and not found:
             break
-    if failed and not any(calls):
+    if failed and not any(calls) and not targets:
         raise Unavailable(failed)
-    return Seen(calls, failed, is_spread)
+    return Seen(calls, targets, failed, is_spread)
 
 
-def _step(twin: Twin, batch: Any, index: int) -> tuple[list[Given], str]:
+def _step(twin: Twin, batch: Any, index: int) -> tuple[list[Given], tuple[Target, ...], str]:
     moved = twin.moved(batch)
-    watch = InputWatch(twin.module, moved)
+    paths = trained_modules(twin.module)
+    watch, asked = InputWatch(paths, moved), TargetWatch(paths, moved)
     layers = [m for m in twin.module.modules() if isinstance(m, nn.RNNBase)]
     handles = [layer.register_forward_pre_hook(watch.recurrent) for layer in layers]
+    failed = ""
     try:
-        with watch:
+        with watch, asked:
             twin.step(moved, index)
     except Unavailable as why:
-        return watch.found, str(why)
+        failed = str(why)
     finally:
         for handle in handles:
             handle.remove()
-    return watch.found, ""
+    return watch.found, tuple(asked.found), failed

@@ -1,240 +1,70 @@
-"""Functions with a backward that somebody wrote: which ones made a loss, and whether they agree."""
+"""Differences of predictions and targets in losses that are written by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from statistics import median
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
 
-from lightning_diag.checks.differences import Coordinate, Value, differences
+from lightning_diag.checks.subject import Subject
+from lightning_diag.measure.data import leaves
 
-CALLS = 2
-"""Calls of one function that are looked at (our choice): it is the same code each time."""
-COORDINATES = 8
-"""Elements of each of its inputs (our choice): they cost two calls of a function alone."""
-
-Kind = Literal["right", "wrong", "estimator", "identity", "passing", "unknown"]
-"""``estimator``: the forward is a step function, and the backward is not zero, on purpose;
-``identity``: the forward changes nothing, so that the backward is what it is there for;
-``passing``: gradients pass where the output stands still, as where a clamp is passed straight."""
+_MINUS = frozenset(
+    {torch.sub, torch.subtract, torch.Tensor.sub, torch.Tensor.subtract, torch.Tensor.__sub__,
+     torch.Tensor.__rsub__, torch.rsub}
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Written:
-    """A class of `torch.autograd.Function`, or of C++, in the graph of a loss."""
-
-    name: str
-    cls: Any
-    """None for those of C++."""
-    reaches: frozenset[int]
-    """``id`` of the leaves whose gradients go through it."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What differences say of the backward of a function, called alone."""
-
-    kind: Kind
-    coordinates: tuple[tuple[int, Coordinate], ...] = ()
-    """Position of the input, and one of its elements."""
-
-    @property
-    def wrong(self) -> list[tuple[int, Coordinate]]:
-        """Those that are wrong, the largest error first."""
-        wrong = [each for each in self.coordinates if each[1].verdict == "wrong"]
-        return sorted(wrong, key=lambda each: -each[1].error)
-
-    @property
-    def factor(self) -> float | None:
-        """What gradients are multiplied by, where that is the same for all of them."""
-        ratios = [c.analytic / c.numeric for _, c in self.wrong if c.numeric]
-        middle = median(ratios) if len(ratios) > 1 else 0.0
-        same = all(abs(ratio - middle) <= 1e-3 * abs(middle) for ratio in ratios)
-        return middle if middle and same else None
-
-
-def written_functions(loss: Tensor) -> list[Written]:
-    """Return the functions with a backward of their own in the graph of a loss, but torch's.
-
-    Example:
-        >>> written_functions(torch.ones(1, requires_grad=True).exp().sum())
-        []
-    """
-    nodes: dict[Any, list[Any]] = {}
-    for node in _graph([loss.grad_fn]):
-        if isinstance(node, BackwardCFunction):
-            cls = getattr(node, "_forward_cls", None)
-            if cls is not None and not cls.__module__.startswith("torch."):
-                nodes.setdefault(cls, []).append(node)
-        elif type(node).__name__ == "CppFunction":
-            nodes.setdefault(node.name(), []).append(node)
-    return [
-        Written(
-            name=key if isinstance(key, str) else key.__name__,
-            cls=None if isinstance(key, str) else key,
-            reaches=frozenset(
-                id(node.variable) for node in _graph(members) if hasattr(node, "variable")
-            ),
-        )
-        for key, members in nodes.items()
-    ]
-
-
-def _graph(nodes: Iterable[Any]) -> Iterator[Any]:
-    waiting = [node for node in nodes if node is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
-
-
-@contextmanager
-def arguments_of(classes: Iterable[Any]) -> Iterator[Mapping[Any, list[tuple[Any, ...]]]]:
-    """Note what functions are called with while it is entered, the first few times."""
-    calls: dict[Any, list[tuple[Any, ...]]] = {}
-    with ExitStack() as undone:
-        for cls in classes:
-            undone.enter_context(_noting(cls, calls.setdefault(cls, [])))
-        yield calls
-
-
-@contextmanager
-def _noting(cls: Any, calls: list[tuple[Any, ...]]) -> Iterator[None]:
-    own, forward = vars(cls).get("forward"), cls.forward
-
-    def noted(*args: Any) -> Any:
-        given = args[1:] if args and isinstance(args[0], BackwardCFunction) else args
-        if len(calls) < CALLS:
-            calls.append(tuple(map(_copied, given)))
-        return forward(*args)
-
-    cls.forward = staticmethod(noted)
-    try:
-        yield
-    finally:
-        if own is None:
-            del cls.forward
-        else:
-            cls.forward = own
-
-
-def _copied(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().clone().requires_grad_(value.requires_grad)
-
-
-def judged(cls: Any, calls: Iterable[tuple[Any, ...]], *, wrong: float, kink: float) -> Judged:
-    """Compare the backward of a function with differences of its forward, called alone.
-
-    The output is weighted at random, so that its parts cannot make up for each other.
+class Differences(TorchFunctionMode):
+    """Notes where a column of predictions meets a row of a batch's own targets.
 
     Args:
-        cls: The class of `torch.autograd.Function`.
-        calls: What it was called with; floating tensors in float64.
-        wrong: Relative error from which on a gradient is wrong.
-        kink: Relative error that is right.
+        batch: What the step is given.
 
     Example:
-        >>> class Square(torch.autograd.Function):
-        ...     @staticmethod
-        ...     def forward(ctx, x):
-        ...         ctx.save_for_backward(x)
-        ...         return x * x
-        ...     @staticmethod
-        ...     def backward(ctx, gradient):
-        ...         return ctx.saved_tensors[0] * gradient
-        >>> x = torch.full((3,), 2.0, dtype=torch.float64, requires_grad=True)
-        >>> found = judged(Square, [(x,)], wrong=1e-2, kink=1e-4)
-        >>> found.kind, round(found.factor, 3)
-        ('wrong', 0.5)
+        >>> y = torch.zeros(3)
+        >>> with Differences((y,)) as seen:
+        ...     _ = torch.zeros(3, 1, requires_grad=True) - y
+        >>> seen.broadcast
+        ((3, 1), (3,))
     """
-    found: list[tuple[int, Coordinate]] = []
-    kinds: list[Kind] = []
-    for args in calls:
-        try:
-            kind, coordinates = _judged_call(cls, args, wrong, kink)
-        except Exception:  # noqa: BLE001  # a function may not stand being called alone
-            kind, coordinates = "unknown", []
-        kinds.append(kind)
-        found += coordinates
-    for kind in ("identity", "estimator", "wrong", "passing", "right"):
-        if kind in kinds:
-            return Judged(kind, tuple(found))  # type: ignore[arg-type]  # one of them
-    return Judged("unknown")
+
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self.broadcast: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        """Shapes of the two, once there was one."""
+        self._given = {x.data_ptr() for _, x in leaves(batch) if x.numel()}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _MINUS and len(args) > 1 and all(isinstance(x, Tensor) for x in args[:2]):
+            self._look(args[0], args[1])
+            self._look(args[1], args[0])
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, x: Tensor, target: Tensor) -> None:
+        is_column = x.requires_grad and x.dim() == 2 and x.shape[1] == 1 and len(x) > 1
+        if is_column and target.shape == x.shape[:1] and target.data_ptr() in self._given:
+            self.broadcast = tuple(x.shape), tuple(target.shape)
 
 
-def _judged_call(
-    cls: Any, args: tuple[Any, ...], wrong: float, kink: float
-) -> tuple[Kind, list[tuple[int, Coordinate]]]:
-    leaves = {str(i): a for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad}
-    weights: list[Tensor] = []
+def broadcast_by_hand(subject: Subject) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the shapes of predictions and targets that a step subtracts each from all.
 
-    def outputs() -> list[Tensor]:
-        torch.manual_seed(0)
-        # Functions may write into what they get.
-        given = [a.clone() if isinstance(a, Tensor) else a for a in args]
-        made = cls.apply(*given)
-        made = [made] if isinstance(made, Tensor) else list(made)
-        return [each for each in made if isinstance(each, Tensor) and each.requires_grad]
-
-    @torch.enable_grad()
-
-    def total() -> Tensor:
-        made = outputs()
-        if not weights:
-            generator = torch.Generator().manual_seed(1)
-            weights.extend(
-                torch.rand(each.shape, generator=generator, dtype=torch.float64).to(each) + 0.5
-                for each in made
-            )
-        return sum((w * each).sum() for w, each in zip(weights, made, strict=True))  # type: ignore
-
-    gradients = _gradients(total(), leaves)
-    known = {name: leaves[name] for name in gradients}
-    coordinates = [
-        (int(name), each)
-        for name, each in differences(
-            lambda: Value(float(total().detach())), known, gradients,
-            coordinates=COORDINATES, wrong=wrong, kink=kink,
-        )
-    ]  # fmt: skip
-    with torch.enable_grad():
-        same = any(_is_same(each, leaf) for each in outputs() for leaf in leaves.values())
-    return _kind(coordinates, same), coordinates
-
-
-def _gradients(total: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {
-        name: (g.to_dense() if g.is_sparse else g).detach()
-        for name, g in zip(leaves, found, strict=True)
-        if g is not None
-    }
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))
-
-
-def _kind(coordinates: list[tuple[int, Coordinate]], is_identity: bool) -> Kind:
-    wrong = [each for each in coordinates if each[1].verdict == "wrong"]
-    if not wrong:
-        seen = any(c.verdict in ("right", "near") for _, c in coordinates)
-        return "right" if seen else "unknown"
-    if is_identity:
-        return "identity"
-    for place in {place for place, _ in wrong}:
-        if all(each.is_flat for p, each in coordinates if p == place):
-            return "estimator"
-    return "passing" if all(each.is_flat for _, each in wrong) else "wrong"
+    Raises:
+        Unavailable: If the step fails.
+    """
+    twin = subject.copy()
+    batch = twin.moved(subject.batch())
+    seen = Differences(batch)
+    with seen:
+        twin.step(batch)
+    return seen.broadcast

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
 
-from lightning_diag.checks.data import Unavailable, copies, leaves
+from lightning_diag.checks.data import Unavailable, clone
 from lightning_diag.checks.generators import still
+from lightning_diag.checks.positions import (
+    STAGES,
+    Stage,
+    batch_size,
+    map_loader,
+    population,
+    spread,
+)
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.twin import running, said
 from lightning_diag.measure.data import leaves as tensors_of
-
-Stage = Literal["train", "validation"]
 
 ITEMS = 1024
 """Samples of each split that are read at most (our choice): shares are known to 2 % then."""
@@ -37,17 +32,20 @@ SECONDS = 1.0
 """How long reading samples of a split may take (our choice): a second each costs nobody's day."""
 _WHOLE = 64
 """Samples that are kept whole, for batches (our choice); of the others only small parts are."""
+_FEW = 32
+"""Samples from all over the data that must be had in time; else the first batches are taken."""
+_SIZE = 32
+"""Samples of a batch where the loader does not say how many (our choice)."""
+_BYTES = 256e6
+"""Bytes of samples that are kept whole, and that are collated together (our choice)."""
 _SMALL = 8
 """Elements up to which a part of a sample, such as its label, is kept (our choice)."""
 _WIDE = 65_536
 """Elements of a part of a sample up to which its span is known (our choice)."""
-_DRAWN = 100_000
-"""Positions that are drawn from a sampler of unknown kind, at most (our choice)."""
-_WHOLE_RANGE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 class Span(NamedTuple):
-    """What the elements of a part of samples span; there is one where all had the same shape."""
+    """What the elements of a part of samples span, over those samples of it that are finite."""
 
     low: Tensor
     """The smallest value of each element."""
@@ -56,19 +54,31 @@ class Span(NamedTuple):
     """Samples with values that are NaN or infinite; they are left out of the others."""
     samples: int
 
-    def with_sample(self, x: Tensor) -> Span:
-        """Return the span with one sample more."""
-        if not bool(torch.isfinite(x).all()):
-            return self._replace(broken=self.broken + 1, samples=self.samples + 1)
-        if x.shape != self.low.shape:
-            return self
-        low, high = torch.minimum(self.low, x), torch.maximum(self.high, x)
-        return Span(low, high, self.broken, self.samples + 1)
+    def joined(self, other: Span) -> Span:
+        """Return the span of both; the other's elements are left out where they are not as many."""
+        broken, samples = self.broken + other.broken, self.samples + other.samples
+        if self.low.shape != other.low.shape:
+            return Span(self.low, self.high, broken, samples)
+        low, high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        return Span(low, high, broken, samples)
 
-    @classmethod
-    def empty(cls, like: Tensor) -> Span:
-        """Return the span of no sample."""
-        return cls(torch.full_like(like, math.inf), torch.full_like(like, -math.inf), 0, 0)
+
+def span_of(x: Tensor) -> Span:
+    """Return what samples span.
+
+    Shape:
+        ``(samples, *)``
+
+    Example:
+        >>> span_of(torch.tensor([[1.0, 2.0], [3.0, 2.0], [math.nan, 0.0]]))
+        Span(low=tensor([1., 2.]), high=tensor([3., 2.]), broken=1, samples=3)
+    """
+    finite = torch.isfinite(x).flatten(1).all(1)
+    known = x[finite]
+    if not len(known):
+        low = torch.full_like(x[0], math.inf)
+        return Span(low, -low, len(x), len(x))
+    return Span(known.amin(0), known.amax(0), len(x) - len(known), len(x))
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,8 @@ class Items:
     """The positions that an epoch draws from."""
     positions: tuple[int, ...]
     """Those that were read."""
-    small: tuple[dict[str, Tensor], ...]
-    """Of each sample that was read: the parts of a few numbers, by their name in a batch."""
+    small: dict[str, Tensor]
+    """The parts of a few numbers, by their name in a batch: ``(samples read, numbers)``."""
     whole: tuple[Any, ...]
     """The first of the samples, as the data set gave them."""
     spans: dict[str, Span]
@@ -99,7 +109,7 @@ class Items:
         Args:
             samples: How many are wanted in all; there may be fewer.
         """
-        size = max(1, int(getattr(self.loader, "batch_size", None) or 32))
+        size = batch_size(self.loader) or _SIZE
         chosen = self.whole[: max(samples, 1)]
         parts = [chosen[i : i + size] for i in range(0, len(chosen), size)]
         # The last one may hold a single sample, of which a norm takes no statistics.
@@ -108,78 +118,8 @@ class Items:
             return [self.loader.collate_fn(list(part)) for part in parts]
 
 
-def the_loader(subject: Subject, stage: Stage) -> Any:
-    """Return the user's loader of a split, the first one of validation: to look at only.
-
-    Raises:
-        Unavailable: If there is none, or several train together.
-    """
-    found = list(leaves(subject.loaders if stage == "train" else subject.validation))
-    if not found or found[0] is None:
-        raise Unavailable(f"there are no {_NAMES[stage]} data")
-    if stage == "train" and len(found) > 1:
-        raise Unavailable("several loaders train together")
-    return found[0]
-
-
-_NAMES = {"train": "training", "validation": "validation"}
-
-
-def map_loader(subject: Subject, stage: Stage) -> Any:
-    """Return a copy of a split's loader, whose samples can be had by their positions.
-
-    Raises:
-        Unavailable: If there is no such loader.
-    """
-    loader = the_loader(subject, stage)
-    name = _NAMES[stage]
-    if not isinstance(loader, DataLoader):
-        raise Unavailable(f"the {name} data ({type(loader).__name__}) come from no `DataLoader`")
-    dataset = loader.dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        kind = type(dataset).__name__
-        raise Unavailable(f"the {name} data ({kind}) can only be iterated from their start")
-    if loader.batch_sampler is None:
-        raise Unavailable(f"the {name} data come in batches that the data set makes")
-    own = copies(loader)
-    if own is loader:
-        raise Unavailable(f"the loader of the {name} data cannot be copied")
-    return own
-
-
-def population(loader: Any) -> Sequence[int]:
-    """Return the positions that an epoch of a copied loader draws from, in no order that matters.
-
-    Example:
-        >>> list(population(DataLoader([5, 6, 7], sampler=SubsetRandomSampler([0, 2]))))
-        [0, 2]
-    """
-    sampler = loader.sampler
-    if type(loader.batch_sampler) is BatchSampler:
-        if isinstance(sampler, SubsetRandomSampler):
-            return [int(index) for index in sampler.indices]
-        if type(sampler) in _WHOLE_RANGE:
-            return range(len(loader.dataset))
-    with running(), said("the sampler failed"):
-        return sorted(set(order(loader, _DRAWN)))
-
-
-def order(loader: Any, most: int) -> list[int]:
-    """Return the first positions that a copied loader draws, in their order.
-
-    Raises:
-        Unavailable: If what is drawn are no positions.
-    """
-    drawn: list[int] = []
-    with running(), said("the sampler failed"):
-        for batch in loader.batch_sampler:
-            drawn += [int(index) for index in islice(batch, most - len(drawn))]
-            if len(drawn) >= most:
-                break
-    return drawn
-
-
-_READ: WeakKeyDictionary[Subject, dict[str, Items | Unavailable]] = WeakKeyDictionary()
+_READ: WeakKeyDictionary[Subject, dict[str, Items | str]] = WeakKeyDictionary()
+"""Or why there are none: an exception would keep the subject alive."""
 
 
 def items(subject: Subject, stage: Stage) -> Items:
@@ -193,10 +133,10 @@ def items(subject: Subject, stage: Stage) -> Items:
         try:
             known[stage] = _read(subject, stage)
         except Unavailable as why:
-            known[stage] = why
+            known[stage] = str(why)
     found = known[stage]
-    if isinstance(found, Unavailable):
-        raise Unavailable(str(found))
+    if isinstance(found, str):
+        raise Unavailable(found)
     return found
 
 
@@ -204,39 +144,87 @@ def _read(subject: Subject, stage: Stage) -> Items:
     loader = map_loader(subject, stage)
     chosen = population(loader)
     end = time.monotonic() + min(SECONDS, max(0.0, subject.time_left))
+    reader = _Reader(loader.collate_fn)
     positions: list[int] = []
-    small: list[dict[str, Tensor]] = []
-    whole: list[Any] = []
-    spans: dict[str, Span] = {}
     with still(loader.dataset), running(), said("a sample could not be read"):
         for position in spread(chosen, ITEMS):
-            sample = loader.dataset[position]
-            if len(whole) < _WHOLE:
-                whole.append(sample)
-            parts = tensors_of(loader.collate_fn([sample]))
-            small.append({name: x.clone() for name, x in parts if x.numel() <= _SMALL})
-            for name, x in parts:
-                if x.is_floating_point() and 0 < x.numel() <= _WIDE:
-                    spans[name] = spans.get(name, Span.empty(x)).with_sample(x)
+            reader.take(loader.dataset[position])
             positions.append(position)
             if time.monotonic() > end:
                 break
+        reader.collate()
     if not positions:
-        raise Unavailable(f"the {_NAMES[stage]} data hold no sample")
-    return Items(loader, chosen, tuple(positions), tuple(small), tuple(whole), spans)
+        raise Unavailable(f"the {STAGES[stage]} data hold no sample")
+    whole = tuple(reader.whole)
+    return Items(loader, chosen, tuple(positions), reader.small(), whole, reader.spans)
 
 
-def spread(chosen: Sequence[int], most: int) -> list[int]:
-    """Return some of the positions, drawn at random, the same ones each time.
+class _Reader:
+    """Takes samples, and keeps what is wanted of them.
 
-    Example:
-        >>> sorted(spread(range(3), 10))
-        [0, 1, 2]
+    Args:
+        collate: Makes a batch of samples.
     """
-    generator = torch.Generator().manual_seed(0)
-    if len(chosen) > 50 * most:
-        # No permutation of millions; the few that come twice are dropped.
-        drawn = torch.randint(len(chosen), (most,), generator=generator).tolist()
-    else:
-        drawn = torch.randperm(len(chosen), generator=generator)[:most].tolist()
-    return [int(chosen[index]) for index in dict.fromkeys(drawn)]
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.whole: list[Any] = []
+        self.spans: dict[str, Span] = {}
+        self._collate = collate
+        self._parts: dict[str, list[Tensor]] = {}
+        self._waiting: list[Any] = []
+        self._taken = self._bytes = self._size = 0
+
+    def take(self, sample: Any) -> None:
+        """Take one; what stands in memory is bounded."""
+        if self._taken % _WHOLE == 0:
+            self._size = sum(x.numel() * x.element_size() for _, x in tensors_of(sample))
+        self._taken += 1
+        if len(self.whole) < _WHOLE and self._bytes + self._size <= _BYTES:
+            self.whole.append(sample)
+            self._bytes += self._size
+        self._waiting.append(sample)
+        if len(self._waiting) >= _WHOLE or len(self._waiting) * self._size > _BYTES:
+            self.collate()
+
+    def collate(self) -> None:
+        """Put what waits into a batch, and read it."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            try:
+                batches = [self._collate(waiting)]
+            except Exception:  # noqa: BLE001  # of unlike sizes: then each for itself
+                batches = [self._collate([sample]) for sample in waiting]
+            for batch in batches:
+                self._note(batch, len(waiting) // len(batches))
+
+    def _note(self, batch: Any, samples: int) -> None:
+        for name, x in tensors_of(batch):
+            if not x.dim() or len(x) != samples or not x.numel() or x.layout is not torch.strided:
+                continue
+            size = x.numel() // samples
+            if size <= _SMALL:
+                self._parts.setdefault(name, []).append(x.detach().reshape(samples, size).clone())
+            if x.is_floating_point() and size <= _WIDE:
+                span = span_of(x.detach())
+                known = self.spans.get(name)
+                self.spans[name] = span if known is None else known.joined(span)
+
+    def small(self) -> dict[str, Tensor]:
+        """Return the parts that each sample has, as many numbers each time."""
+        alike = {
+            name: parts
+            for name, parts in self._parts.items()
+            if sum(map(len, parts)) == self._taken and len({x.shape[1] for x in parts}) == 1
+        }
+        return {name: torch.cat(parts) for name, parts in alike.items()}
+
+
+def training_batches(subject: Subject, samples: int) -> tuple[list[Any], bool]:
+    """Return batches of samples from all over the data; else the first ones, and that it is so."""
+    try:
+        read = items(subject, "train")
+        if read.is_all or len(read.whole) >= _FEW:
+            return [clone(batch) for batch in read.batches(samples)], True
+    except Unavailable:
+        pass
+    return list(subject.batches), False

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.data import Unavailable
-from lightning_diag.checks.items import Stage
+from lightning_diag.checks.given import seen_inputs
+from lightning_diag.checks.positions import Stage
 from lightning_diag.checks.subject import Subject
-from lightning_diag.checks.targets import Target, labels, targets
+from lightning_diag.checks.target_watch import Target
+from lightning_diag.checks.targets import labels
 from lightning_diag.finding import Finding, NotObserved
 
 _STAGES: tuple[Stage, ...] = ("train", "validation")
@@ -52,10 +54,11 @@ class LabelOutOfRange(Check):
 
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
-        seen = targets(subject)
-        if not seen.found:
-            return self.not_observed("no loss was seen that takes the index of a class")
-        for target in seen.found:
+        seen = seen_inputs(subject)
+        if not seen.targets:
+            why = "no loss was seen that takes the index of a class"
+            return self.not_observed(seen.failed or why)
+        for target in seen.targets:
             if not target.is_index:
                 return self._number(target) if seen.failed else []
             for values, where in _looks(subject, target):
@@ -76,7 +79,7 @@ class LabelOutOfRange(Check):
             f"the {target.classes:,} classes, 0 to {target.classes - 1:,}, that the output has: "
             f"{runs}.",
             "Number classes from 0 on, give the last layer an output for each, and pass a mark "
-            "for no label as `ignore_index` of `torch.nn.CrossEntropyLoss`.",
+            "for no label to `torch.nn.CrossEntropyLoss(ignore_index=...)`.",
             value=high if high >= target.classes else low,
             threshold=target.classes - 1 if high >= target.classes else 0,
             places=(target.place,),
@@ -101,7 +104,8 @@ def out_of_range(values: Tensor, classes: int) -> Tensor:
     """Return the values that are no index of a class.
 
     Example:
-        >>> out_of_range(torch.tensor([0, 3, -1, 2]), 3)
+        >>> from torch import tensor
+        >>> out_of_range(tensor([0, 3, -1, 2]), 3)
         tensor([ 3, -1])
     """
     return values[(values < 0) | (values >= classes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from lightning_diag.checks.base import Check
 from lightning_diag.checks.data import Unavailable
 from lightning_diag.checks.fingerprints import fingerprint, names_of, root
 from lightning_diag.checks.generators import still
-from lightning_diag.checks.items import map_loader, population, spread, the_loader
+from lightning_diag.checks.positions import map_loader, population, spread, the_loader
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.twin import running, said
 from lightning_diag.finding import Finding, NotObserved
@@ -24,6 +25,8 @@ _TRAIN, _HELD = 4096, 1024
 is in training, a 1,000th of training's is enough to see it."""
 _SECONDS = 1.0
 """How long reading samples of a split may take (our choice)."""
+_UNSEEN = 3.0
+"""What may well be there where none was seen: the upper 95 % limit of a Poisson distribution."""
 _TWICE = 4
 """Samples that are read twice, to see whether they are drawn anew each time (our choice)."""
 _POSITIONS = 1_000_000
@@ -38,23 +41,40 @@ class Shared(NamedTuple):
     """Samples of validation that were compared."""
     train: int
     """Samples of training that they were compared with."""
-    within: float
-    """Share of these that training has twice itself."""
+    expected: float
+    """How many would be by chance, since samples are equal within a split as well."""
     by: str
     """What was compared."""
 
 
 def shared(train: Sequence[Any], held: Sequence[Any], by: str) -> Shared:
-    """Count what is in both; anything that can be hashed.
+    """Count what is in both; anything that can be hashed, and of which no two are equal by chance.
 
     Example:
-        >>> shared([1, 2, 3, 3], [3, 4], "numbers")[:4]
-        (1, 2, 4, 0.5)
+        >>> shared([1, 2, 3], [3, 4], "numbers")
+        Shared(hits=1, held=2, train=3, expected=0.0, by='numbers')
     """
-    counts = Counter(train)
-    hits = sum(each in counts for each in held)
-    twice = sum(count for count in counts.values() if count > 1)
-    return Shared(hits, len(held), len(train), twice / max(1, len(train)), by)
+    known = set(train)
+    return Shared(sum(each in known for each in held), len(held), len(train), 0.0, by)
+
+
+def expected_by_chance(train: Sequence[Any], held: Sequence[Any]) -> float:
+    """Return how many samples of validation equal one of training because samples are alike.
+
+    Two numbers bound it, and the smaller one holds: the share of training that training has twice
+    (Good and Turing), which is too high where rare samples were copied on purpose; and how often
+    two samples of validation are equal. Each with three more than were seen.
+
+    Example:
+        >>> expected_by_chance(range(300), range(300, 310))
+        0.1
+    """
+    twice = sum(count for count in Counter(train).values() if count > 1)
+    n = len(held)
+    pairs = sum(count * (count - 1) / 2 for count in Counter(held).values())
+    rate = (pairs + _UNSEEN) / max(1.0, n * (n - 1) / 2)
+    share = (twice + _UNSEEN) / max(1, len(train))
+    return n * min(1.0, share, -math.expm1(-rate * len(train)))
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,10 @@ class LeakedSample(Check):
         or samplers of one data set draw from; what data sets call their samples, such as the paths
         of files; and fingerprints of the largest array of each of some thousand samples, for a
         second a split, read without `transform` where the data set has one. Equal samples count
-        only where they are `ratio` times as frequent as within training itself: few words, or dark
-        pictures, are equal by chance. Not observed where samples are drawn anew each time. That
-        near copies, or the statistics of both splits, were used, cannot be seen here.
+        only where there are `ratio` times as many as chance makes of it, since few words, or dark
+        pictures, are equal within a split as well. Not observed where samples are drawn anew each
+        time they are read. That near copies, or the statistics of both splits, were used, cannot be
+        seen here.
 
     Why it matters:
         What a network has learned by heart it also answers well in validation: the number that
@@ -92,7 +113,8 @@ class LeakedSample(Check):
     """Samples in both splits from which on it counts, at least 1 (our choice): one or two may be
     copies that were in the data before."""
     ratio: float = 3.0
-    """Times as many as training's own copies make likely, at least 1 (our choice)."""
+    """Times as many, and one more, as samples that are equal within a split make likely, at least 1
+    (our choice)."""
 
     def __post_init__(self) -> None:
         self._require("least", least=1, unit="sample")
@@ -103,8 +125,9 @@ class LeakedSample(Check):
         if getattr(subject.trainer, "overfit_batches", 0):
             return self.not_observed("`overfit_batches` makes both splits the same on purpose")
         for found in (by_position(subject), by_name(subject), by_content(subject)):
-            expected = found.within * found.held if found is not None else 0.0
-            if found is None or found.hits < max(self.least, self.ratio * (expected + 1)):
+            if found is None:
+                continue
+            if found.hits < max(self.least, self.ratio * (found.expected + 1)):
                 continue
             return self.found(
                 "suspect",
@@ -154,7 +177,8 @@ def by_content(subject: Subject) -> Shared:
     """
     train = _fingerprints(subject, "train", _TRAIN)
     held = _fingerprints(subject, "validation", _HELD)
-    return shared(train, held, "their largest arrays")
+    found = shared(train, held, "their largest arrays")
+    return found._replace(expected=expected_by_chance(train, held))
 
 
 def _fingerprints(subject: Subject, stage: Any, most: int) -> list[bytes]:

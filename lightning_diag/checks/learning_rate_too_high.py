@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lightning_diag.checks.base import Check, Level
-from lightning_diag.checks.range import diverging_rate, range_of
+from lightning_diag.checks.pace import estimate_of, in_time
+from lightning_diag.checks.range import RANGE_STEPS, diverging_rate, range_of
 from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.wording import shown
@@ -36,21 +37,31 @@ class LearningRateTooHigh(Check):
     """
 
     code: ClassVar[str] = "learning-rate-too-high"
-    level: ClassVar[Level] = "full"
+    level: ClassVar[Level] = "named"
     family: ClassVar[str] = "lr-range"
-    needs: ClassVar[tuple[str, ...]] = ("copy", "batch", "optimizers")
+    needs: ClassVar[tuple[str, ...]] = ("trial", "optimizers")
 
     fraction: float = 0.3
     """Share of the diverging learning rate that counts, 0 or more. Our choice: healthy runs of the
-    clinic took a tenth at most, see docs/checks; rates rise in the test, so that it diverges late."""
+    clinic took a tenth at most; rates that rise from step to step diverge late."""
+
+    seconds: float = 30.0
+    """Seconds that the range test may take, 0 or more; a longer one is not run. Our choice: half of
+    what all checks may take together."""
 
     def __post_init__(self) -> None:
         self._require("fraction", least=0.0)
+        self._require("seconds", least=0.0, unit="seconds")
 
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
         if not subject.module.automatic_optimization:
             return self.not_observed("with manual optimisation one curve may be of several losses")
+        needed = RANGE_STEPS * estimate_of(subject).step_seconds
+        left = min(self.seconds, subject.time_left)
+        if needed > left:
+            times = f"{in_time(needed)}, and {in_time(max(left, 0.0))} may be taken"
+            return self.not_observed(f"a range test takes about {times}: call `lr_range_test`")
         result = range_of(subject)
         diverging = diverging_rate(result.test)
         if diverging is None:

@@ -35,6 +35,7 @@ class LongEpoch(Check):
 
     code: ClassVar[str] = "long-epoch"
     family: ClassVar[str] = "cost"
+    timed: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("trial",)
 
     hours: float = 48.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,21 +11,25 @@ import torch
 from torch import Tensor
 
 from lightning_diag.checks.base import Check
+from lightning_diag.checks.handwritten import broadcast_by_hand
 from lightning_diag.checks.initial_loss import again
-from lightning_diag.checks.looks import Problem, agreed
-from lightning_diag.checks.losses import SeenLoss
+from lightning_diag.checks.looks import Agreed, Problem, agreed
+from lightning_diag.checks.losses import LossCatch, SeenLoss
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.trial import Trial
 from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.lr.optimizers import family
 from lightning_diag.measure.losses import INDEX_LOSSES, REGRESSION_LOSSES, rows_of
 from lightning_diag.measure.output import broadcasts, distributions
+from lightning_diag.probe.places import trained_modules
 from lightning_diag.wording import shown
 
 _YES_OR_NO = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
 _NEVER_NEGATIVE = (
     _YES_OR_NO | REGRESSION_LOSSES | {"cross_entropy", "nll_loss", "kl_div", "multi_margin_loss"}
 )
+_BATCHES = 16
+"""Batches at most whose targets are counted (our choice)."""
 _LEVELS = 2
 """A class index must reach this: 0 and 1 alone may well be least squares on purpose."""
 _SAME = 1e-3
@@ -42,7 +47,9 @@ class LossMismatch(Check):
         function that cannot be negative is, or targets of a yes-or-no loss lie more than `beyond`
         outside 0 to 1. *Classes as quantities*: targets of a regression that are whole numbers
         from 0 up, spread as evenly as class numbers are. *Sum*: `reduction="sum"` under an
-        optimizer whose steps grow with the loss: a note on what the learning rate comes to.
+        optimizer whose steps grow with the loss: a note on what the learning rate comes to. Where
+        no loss function is called, only a difference of a column of predictions and a row of the
+        batch is found.
 
     Why it matters:
         All of these run without an error and most still bring the loss down: towards the mean of
@@ -60,22 +67,24 @@ class LossMismatch(Check):
 
     code: ClassVar[str] = "loss-mismatch"
     family: ClassVar[str] = "losses"
-    needs: ClassVar[tuple[str, ...]] = ("losses",)
+    needs: ClassVar[tuple[str, ...]] = ("trial",)
 
     beyond: float = 0.5
-    """How far targets of a yes-or-no loss may lie outside 0 to 1, 0 or more. As in
+    """How far targets of a yes-or-no loss may lie outside 0 to 1, 0 or more, as in
     `lightning_diag.rules`: smoothed labels stay within 0.2."""
     evenness: float = 0.2
     """How far mean and spread of class numbers may be from those of classes that are all equally
-    frequent, 0 to 1 of the number of classes. As there: counts and ratings lie beyond."""
+    frequent, 0 to 1 of the number of classes, as in `lightning_diag.rules`: counts and ratings
+    lie beyond."""
     classes: int = 100
-    """Largest class number that is taken for one, at least 2. As there: beyond, whole numbers are
-    quantities."""
+    """Largest class number that is taken for one, at least 2, as in `lightning_diag.rules`:
+    beyond, whole numbers are quantities."""
     targets: int = 8
-    """Targets for each class from which on their spread is known, at least 1. Our choice: the mean
-    of so many is off by a tenth of the classes."""
+    """Targets for each class from which on their spread is known, at least 1; as many batches are
+    taken. Our choice: the mean of so many for each is off by a tenth of the classes at most."""
     records: int = 3
-    """Steps that must agree, at least 1, as there; one is taken where nothing shows."""
+    """Steps that must agree, at least 1, as in `lightning_diag.rules`; one is taken where
+    nothing shows."""
 
     def __post_init__(self) -> None:
         self._require("beyond", least=0.0)
@@ -86,32 +95,50 @@ class LossMismatch(Check):
 
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
+        if not any(seen.trained for seen in subject.trial.losses):
+            return self._by_hand(subject)
         is_automatic = bool(getattr(subject.module, "automatic_optimization", True))
         rates = _plain_rates(subject)
 
         def find(seen: SeenLoss, trial: Trial) -> Problem | None:
             return (
-                _broadcast(seen)
+                _broadcast(seen.call.input.shape, seen.call.target.shape, seen.function)
                 or (_negated(seen, trial) if is_automatic else None)
                 or self._negative(seen)
-                or self._numbered(seen)
                 or (_summed(seen, trial, rates) if is_automatic else None)
             )
 
         found = agreed(subject, find, self.records)
+        if not found or found[0].problem.severity == "note":
+            numbered = self._numbered(subject)
+            found = numbered or found
         if not found:
             return []
         place, problem, looks = found[0]
         steps = f"in each of {looks} steps" if looks > 1 else "one step"
+        return self._told(f"`{place}`", problem, steps, [each.place for each in found], looks)
+
+    def _told(
+        self, who: str, problem: Problem, when: str, places: list[str], looks: int
+    ) -> list[Finding]:
         return self.found(
             problem.severity,
-            f"`{place}` {problem.text} ({steps}).",
+            f"{who} {problem.text} ({when}).",
             problem.remedy,
             value=problem.value,
             threshold=problem.threshold,
-            places=[each.place for each in found],
+            places=places,
             window=looks,
         )
+
+    def _by_hand(self, subject: Subject) -> list[Finding] | NotObserved:
+        shapes = broadcast_by_hand(subject)
+        problem = None if shapes is None else _broadcast(*shapes, "")
+        if problem is None:
+            return self.not_observed(
+                "no call of a loss function of torch was seen in `training_step`"
+            )
+        return self._told("The loss", problem, "one step", [], 1)
 
     def _negative(self, seen: SeenLoss) -> Problem | None:
         call = seen.call
@@ -131,6 +158,8 @@ class LossMismatch(Check):
         if seen.function not in _NEVER_NEGATIVE or not value < 0 or _is_rounding(seen, value):
             return None
         is_prediction = seen.function in ("nll_loss", "kl_div") and not _are_logs(seen)
+        if is_prediction and seen.function == "nll_loss":
+            return None  # of which `output-activation-mismatch` tells
         return Problem(
             "bad",
             f"returned {shown(value)}, which it can only if its "
@@ -142,17 +171,26 @@ class LossMismatch(Check):
             0.0,
         )
 
-    def _numbered(self, seen: SeenLoss) -> Problem | None:
-        """Return whether a regression is on what looks like class numbers."""
-        target = seen.call.target
-        if seen.function not in REGRESSION_LOSSES or not target.numel():
-            return None
-        values = target.float()
+    def _numbered(self, subject: Subject) -> list[Agreed]:
+        """Return the regressions on what looks like class numbers."""
+        found = []
+        for seen in subject.trial.losses:
+            values = seen.call.target.float().flatten()
+            if not seen.trained or seen.function not in REGRESSION_LOSSES or not _counts(values):
+                continue
+            if values.max() <= self.classes:
+                values = _more(subject, seen, values, self.targets)
+            problem = self._of_numbers(values, seen)
+            if problem is not None:
+                found.append(Agreed(seen.place, problem, 1))
+        return found
+
+    def _of_numbers(self, values: Tensor, seen: SeenLoss) -> Problem | None:
         top = float(values.max())
-        if float(values.min()) != 0 or not _LEVELS <= top <= self.classes:
-            return None
         count = top + 1
-        if values.numel() < self.targets * count or not torch.equal(values, values.round()):
+        if not _counts(values) or float(values.min()) != 0 or not _LEVELS <= top <= self.classes:
+            return None
+        if len(values) < self.targets * count:
             return None
         even = math.sqrt((count * count - 1) / 12)
         off = max(abs(float(values.mean()) - top / 2), abs(float(values.std()) - even)) / count
@@ -162,7 +200,7 @@ class LossMismatch(Check):
         return Problem(
             "suspect",
             f"measures distances to targets that look like the numbers of {count:.0f} classes: "
-            f"whole numbers from 0 to {top:.0f}, about equally frequent",
+            f"whole numbers from 0 to {top:.0f}, about equally frequent among {len(values)}",
             "For classes use `torch.nn.CrossEntropyLoss` and one output for each; if the numbers "
             "are quantities, all is well.",
             off,
@@ -170,20 +208,40 @@ class LossMismatch(Check):
         )
 
 
-def _broadcast(seen: SeenLoss) -> Problem | None:
-    x, target = seen.call.input, seen.call.target
-    if seen.function in INDEX_LOSSES or x.dim() == target.dim() or not target.numel():
+def _counts(values: Tensor) -> bool:
+    """Return whether numbers are whole and not negative."""
+    is_whole = values.numel() > 0 and torch.equal(values, values.round())
+    return is_whole and float(values.min()) >= 0
+
+
+def _more(subject: Subject, seen: SeenLoss, values: Tensor, each: int) -> Tensor:
+    """Return the targets of a call with those of more batches, to have some of each class."""
+    count = math.ceil(each * (max(float(values.max()), _LEVELS) + 2) / len(values))
+    if count <= 1:
+        return values
+    twin, found = subject.copy(), [values]
+    modules = trained_modules(twin.module)
+    for index, batch in enumerate(subject.take(subject.loaders, min(count, _BATCHES))[1:], 1):
+        with LossCatch(modules) as catch:
+            twin.step(twin.moved(batch), index)
+        found += [each.call.target.float().flatten() for each in catch.seen
+                  if each.place == seen.place]  # fmt: skip
+    return torch.cat(found)
+
+
+def _broadcast(x: Sequence[int], target: Sequence[int], function: str) -> Problem | None:
+    """Return that each prediction is compared with all targets, as their shapes say."""
+    if function in INDEX_LOSSES or len(x) == len(target) or not target:
         return None  # of as many dimensions, somebody may want all pairs
-    if not broadcasts(x, target):
+    if not broadcasts(torch.empty(x, device="meta"), torch.empty(target, device="meta")):
         return None
     return Problem(
         "bad",
-        f"compares predictions of shape {tuple(x.shape)} with targets of shape "
-        f"{tuple(target.shape)}: each with all of them, so the mean of the targets is the best "
-        "answer",
+        f"compares predictions of shape {tuple(x)} with targets of shape {tuple(target)}: each "
+        "with all of them, so the mean of the targets is the best answer",
         "Give both the same shape, with `.squeeze(1)` or `.unsqueeze(1)`.",
-        float(x.dim()),
-        float(target.dim()),
+        float(len(x)),
+        float(len(target)),
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from lightning_diag.checks.base import Check
-from lightning_diag.checks.items import map_loader, order
+from lightning_diag.checks.positions import batch_size, map_loader, order
 from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
 
@@ -68,7 +68,7 @@ class LostSample(Check):
         """See `Check.judge`."""
         loader = map_loader(subject, "train")
         samples = len(loader.dataset)
-        if samples and not len(loader.batch_sampler):
+        if samples and _length(loader.batch_sampler) == 0:
             return self._empty(samples, loader)
         if type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in _KNOWN:
             return self._dropped(loader)
@@ -82,7 +82,7 @@ class LostSample(Check):
 
     def _dropped(self, loader: Any) -> list[Finding]:
         drawn = len(loader.sampler)
-        lost = drawn % loader.batch_size if loader.drop_last else 0
+        lost = drawn % batch_size(loader) if loader.batch_sampler.drop_last else 0
         if lost < self.share * drawn or not lost:
             return []
         positions = order(loader, _MOST)
@@ -95,15 +95,15 @@ class LostSample(Check):
             "suspect",
             f"{lost:,} of {samples:,} training samples are in no epoch ({lost / samples:.0%}): "
             f"{why}.",
-            "Take `torch.utils.data.DataLoader(shuffle=True)`, or keep the last batch; let a sampler "
-            "come round to every sample.",
+            "Take `torch.utils.data.DataLoader(shuffle=True)`, or keep the last batch; let a "
+            "sampler come round to every sample.",
             value=lost,
             threshold=self.share * samples,
             window=samples,
         )
 
     def _empty(self, samples: int, loader: Any) -> list[Finding]:
-        size = getattr(loader, "batch_size", None)
+        size = batch_size(loader)
         of = f"batches of {size:,} and `drop_last`" if size else "its batch sampler"
         return self.found(
             "bad",
@@ -113,3 +113,11 @@ class LostSample(Check):
             threshold=1,
             window=samples,
         )
+
+
+def _length(sampler: Any) -> int | None:
+    """Return how many batches a sampler has, None where it does not say."""
+    try:
+        return len(sampler)
+    except (TypeError, NotImplementedError):
+        return None

@@ -71,14 +71,16 @@ class OutputActivationMismatch(Check):
 
     rows: float = 0.99
     """Share of rows that must be probabilities, 0 to 1, to count as all of them; one less this
-    share counts as none. As in `lightning_diag.rules`: it is all or nothing but for rounding."""
+    share counts as none, as in `lightning_diag.rules`: it is all or nothing but for rounding."""
     unreachable: float = 0.05
     """Share of regression targets out of reach that counts, 0 to 1, as in `lightning_diag.rules`:
     fewer may be outliers that somebody cuts off on purpose."""
     bad_unreachable: float = 0.25
-    """The same for `bad`, at least `unreachable` and at most 1, as there."""
+    """The same for `bad`, at least `unreachable` and at most 1, as in
+    `lightning_diag.rules`."""
     records: int = 3
-    """Steps in a row that must agree, at least 1, as there; one is taken where nothing shows."""
+    """Steps in a row that must agree, at least 1, as in `lightning_diag.rules`; one is taken
+    where nothing shows."""
 
     def __post_init__(self) -> None:
         self._require("rows", "unreachable", "bad_unreachable", least=0.0, most=1.0)
@@ -106,18 +108,14 @@ class OutputActivationMismatch(Check):
 
     def _problem(self, seen: SeenLoss, _: Trial) -> Problem | None:
         """Say what is wrong with a call."""
-        if not seen.call.input.numel():
-            return None
-        match seen.function:
+        match seen.function if seen.call.input.numel() else "":
             case "cross_entropy":
                 return self._before_cross_entropy(seen)
             case "nll_loss" | "kl_div":
                 return self._instead_of_logs(seen)
             case "binary_cross_entropy_with_logits":
                 return self._before_sigmoid(seen)
-            case "binary_cross_entropy":
-                return self._over_samples(seen)
-            case name if name in REGRESSION_LOSSES:
+            case name if name in REGRESSION_LOSSES | {"binary_cross_entropy"}:
                 return self._over_samples(seen) or self._out_of_reach(seen)
         return None
 

@@ -27,7 +27,7 @@ from lightning_diag.checks.twin import Twin, running, said
 STEPS = 3
 """Steps that are timed, after a first one which is not. Our choice: their median leaves out the one
 that something else came in between."""
-SECONDS = 1.0
+SECONDS = 0.5
 """Time after which no further step is timed (our choice: with slow steps one tells enough)."""
 
 
@@ -59,7 +59,9 @@ class Estimate:
         if self.epoch_seconds is None:
             pace = f"About {step}"
         else:
-            pace = f"An epoch: about {in_time(self.epoch_seconds)}, {self.batches:,} batches, {step}"
+            pace = (
+                f"An epoch: about {in_time(self.epoch_seconds)}, {self.batches:,} batches, {step}"
+            )
         parts = self.footprint
         return (
             f"{pace}. Memory: about {in_bytes(parts.total)} (weights {in_bytes(parts.weights)}, "
@@ -90,6 +92,7 @@ def estimate_of(subject: Subject) -> Estimate:
         Unavailable: If no step can be run.
     """
     estimate: Estimate = subject._once("estimate", lambda: _measured(subject))
+    subject.results["estimate"] = estimate
     return estimate
 
 

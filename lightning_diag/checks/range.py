@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,6 +17,9 @@ from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.twin import said
 from lightning_diag.lr.range_test import RangeTest, lr_range_test
 from lightning_diag.wording import shown
+
+RANGE_STEPS = 101
+"""Steps of a range test, as `lr_range_test` has them by default: one more than learning rates."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ def range_of(subject: Subject) -> RangeResult:
         Unavailable: If it cannot be run without a trace, or fails.
     """
     result: RangeResult = subject._once("range", lambda: _measured(subject))
+    subject.results["lr-range"] = result
     return result
 
 
@@ -62,10 +68,23 @@ def _measured(subject: Subject) -> RangeResult:
     data = {"train_dataloaders": loaders} if datamodule is None else {"datamodule": datamodule}
     if twin.device.type != "cpu" and twin.device.index not in (0, None):
         raise Unavailable(f"a range test takes the first device, and training {twin.device}")
-    with said("the range test failed"):
+    with said("the range test failed"), _interruptible():
         accelerator = "cpu" if twin.device.type == "cpu" else "auto"
         test = lr_range_test(twin.module, trainer=subject.trainer, accelerator=accelerator, **data)
     return RangeResult(test, rate)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl+C through: Lightning's trainer ends the process, and ignores a second one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
 
 
 def _hold_apart(own: Any, theirs: Any) -> None:
@@ -86,7 +105,8 @@ def diverging_rate(test: RangeTest) -> float | None:
     None where the loss never falls and rises again, so that nothing is known.
 
     Example:
-        >>> curve = [2.0] * 40 + [2.0 - i / 20 for i in range(20)] + [1.0 + i / 5 for i in range(20)]
+        >>> curve = [2.0] * 40 + [2.0 - i / 20 for i in range(20)]
+        >>> curve += [1.0 + i / 5 for i in range(20)]
         >>> from lightning_diag.lr.range_test import read_curve
         >>> rates = [1e-6 * 1.2 ** i for i in range(80)]
         >>> rate = diverging_rate(read_curve(rates, curve))

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.generators import generators_of, still
-from lightning_diag.checks.items import map_loader, population, spread
+from lightning_diag.checks.positions import map_loader, population, spread, the_loader
 from lightning_diag.checks.subject import Subject
-from lightning_diag.checks.workers import Drawn, drawn_by_workers
+from lightning_diag.checks.workers import Drawn, drawn_by_workers, start_method
 from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.wording import listing
 
@@ -28,7 +28,7 @@ class RepeatedAugmentation(Check):
         samples are read: the states of Python's, NumPy's and torch's own generators, and of those
         that the data set and its transforms hold. Only those count that reading moves. torch seeds
         the former three in each worker anew, so that it looks only where the data set holds a
-        generator, or there is a `worker_init_fn`.
+        generator, or there is a `worker_init_fn`. Not observed where processes are not forked.
 
     Why it matters:
         A generator that a data set holds is copied into each process with its state, and copied
@@ -58,20 +58,28 @@ class RepeatedAugmentation(Check):
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
         loader = map_loader(subject, "train")
-        workers = min(_WORKERS, loader.num_workers)
+        users = the_loader(subject, "train")
+        workers = min(_WORKERS, users.num_workers)
         if not workers or not (generators_of(loader.dataset) or _is_own(loader.worker_init_fn)):
             return []
+        method = start_method(loader)
+        if method != "fork":
+            return self.not_observed(f"processes are started by {method}, which takes seconds")
         positions = spread(population(loader), self.samples)
         with still(loader.dataset):
             first = drawn_by_workers(loader, positions, workers)
             again = drawn_by_workers(loader, positions, 1)
-        total = subject.loaders.num_workers if hasattr(subject.loaders, "num_workers") else workers
         by_worker = alike(first) if len(first) > 1 else []
-        by_epoch = [] if loader_is_persistent(subject) else alike([first[0], again[0]])
+        # Workers that persist keep their generators from epoch to epoch.
+        by_epoch = [] if users.persistent_workers else alike([first[0], again[0]])
         names = by_worker or by_epoch
         if not names:
             return []
-        of = f"all {total} worker processes begin" if by_worker else "worker processes begin"
+        of = (
+            f"all {users.num_workers} worker processes begin"
+            if by_worker
+            else "worker processes begin"
+        )
         when = " in each epoch" if by_epoch else ""
         return self.found(
             "suspect",
@@ -104,8 +112,3 @@ def _is_own(function: Any) -> bool:
     """Return whether a `worker_init_fn` is the user's, and not what Lightning puts there."""
     inner = function.func if isinstance(function, partial) else function
     return inner is not None and getattr(inner, "__name__", "") != "pl_worker_init_function"
-
-
-def loader_is_persistent(subject: Subject) -> bool:
-    """Return whether worker processes live from epoch to epoch."""
-    return bool(getattr(subject.loaders, "persistent_workers", False))

@@ -10,8 +10,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.data import copies
 from lightning_diag.checks.fingerprints import fingerprint
-from lightning_diag.checks.items import map_loader, order, the_loader
 from lightning_diag.checks.lost_sample import _KNOWN
+from lightning_diag.checks.positions import map_loader, order, the_loader
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.workers import batches_by_workers
 from lightning_diag.finding import Finding, NotObserved

@@ -69,8 +69,9 @@ class ShortMemory(Check):
         left = memory_left(subject, device)
         if left is None:
             return self.not_observed(f"how much memory is free on {device} is not known")
-        # The copy that the shared step was run on is gone when training begins.
-        left += size_of(subject.stepped.module)
+        if subject._memory is None:
+            # Copies to run and to put back take some of it now, and are gone when training begins.
+            left += size_of(subject.stepped.module) + size_of(subject.original)
         is_enough = footprint.to_come < self.fraction * left
         return [] if is_enough else self._short(footprint, left, device)
 

@@ -38,6 +38,7 @@ class SlowDataloader(Check):
     code: ClassVar[str] = "slow-dataloader"
     level: ClassVar[Level] = "full"
     family: ClassVar[str] = "cost"
+    timed: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("trial",)
 
     fraction: float = 0.5

@@ -44,11 +44,16 @@ def stand_in(
     trainer.loggers = [home.loggers.logger.DummyLogger()]
     trainer.state.fn = home.trainer.states.TrainerFn.FITTING
     trainer.training = True
+    trainer.save_checkpoint = _nothing
     trainer.strategy.connect(module)
     trainer._data_connector.attach_data(module, datamodule=datamodule)
     if loaders is not None:
         _attach(trainer, home, loaders, like)
     return trainer
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Write no file."""
 
 
 def _attach(trainer: Any, home: Any, loaders: Any, like: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,13 +12,21 @@ from weakref import WeakSet
 
 from torch import nn
 
-from lightning_diag.checks.data import Unavailable, clone, first_batches
-from lightning_diag.checks.memory import shortage
+from lightning_diag.checks.data import Unavailable, clone, first_batches, leaves
+from lightning_diag.checks.memory import shortage, size_of
 from lightning_diag.checks.places import Held, held_parameters
+from lightning_diag.checks.results import Result
 from lightning_diag.checks.trial import Trial, run_trial
 from lightning_diag.checks.twin import Twin, running, said
 
 T = TypeVar("T")
+
+_MUCH = 100_000_000
+"""Bytes of a copy from which on garbage is collected after a check (our choice): it takes as long
+as making a copy of that size."""
+LOADING = 10.0
+"""Seconds that reading batches may take (our choice): two that take longer are better left to
+training, whose worker processes are ready."""
 
 BATCHES = 2
 """Training batches that are taken (our choice): one to run, one to compare it with."""
@@ -73,7 +82,10 @@ class Subject:
         self._wanted, self._memory = batches, memory
         self._end = time.monotonic() + seconds
         self._kept: dict[str, Any] = {}
+        self.results: dict[str, Result] = {}
+        """What checks measured, by a name; it becomes part of the `Outcome`."""
         self._twins: WeakSet[Twin] = WeakSet()
+        self._untidy = False
 
     # What there is ----------------------------------------------------------------------------
 
@@ -107,6 +119,17 @@ class Subject:
     def validation(self) -> Any:
         """The validation loaders; see `take` for batches of them."""
         return self._once("validation", self._find_validation)
+
+    @property
+    def around(self) -> list[Any]:
+        """What the user's code may reach beside the module: loaders, data modules, attributes."""
+        trainer = self.trainer
+        given = [self._loaders, self._validation, self._datamodule]
+        if trainer is not None:
+            given = [trainer.train_dataloader, trainer.val_dataloaders, trainer.datamodule]
+        loaders = [leaf for each in given if each is not None for leaf in leaves(each)]
+        modules = self.original.modules()
+        return [*loaders, *(value for each in modules for value in vars(each).values())]
 
     @property
     def batches(self) -> Sequence[Any]:
@@ -151,12 +174,23 @@ class Subject:
         Raises:
             Unavailable: If it cannot be copied, or memory is short.
         """
+        self._untidy = True
         return self._twin().started()
 
     def take(self, loaders: Any, n: int = 1) -> list[Any]:
         """Return the first batches of any loaders, such as those of validation."""
+        seconds = min(LOADING, max(0.0, self.time_left))
         with running(), said("the data could not be loaded"):
-            return first_batches(loaders, n)
+            return first_batches(loaders, n, seconds)
+
+    def tidy(self) -> None:
+        """Give back the memory of copies that no check holds any more, where it is much.
+
+        Trainers and modules hold each other, so that copies would pile up until then.
+        """
+        if self._untidy and size_of(self.original) > _MUCH:
+            gc.collect()
+        self._untidy = False
 
     def release(self) -> None:
         """Give back the memory of all copies; the subject is of no more use."""

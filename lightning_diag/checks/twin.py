@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,14 +17,27 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_diag._compat import NAMESPACES, LightningModule, Logger, namespace_of
-from lightning_diag.checks.data import Unavailable
+from lightning_diag._compat import (
+    NAMESPACES,
+    LightningDataModule,
+    LightningModule,
+    Logger,
+    Trainer,
+    namespace_of,
+)
+from lightning_diag.checks.around import held_by
+from lightning_diag.checks.data import Unavailable, own_generator
+from lightning_diag.checks.silence import writers
 from lightning_diag.checks.stand_in import stand_in
 from lightning_diag.measure.tally import ranks_apart
 from lightning_diag.probe.eager import EagerStep
 
-_SHARED = (Dataset, DataLoader, Logger)
+_SHARED = (Dataset, DataLoader, LightningDataModule, Logger)
 """What is not copied with a module that holds it: large, or somebody's connection."""
+
+
+_MEMBERS = 1000
+"""Members of lists that are looked at (our choice)."""
 
 
 class Twin:
@@ -58,6 +71,7 @@ class Twin:
         own = copy.copy(datamodule)
         with said("the module cannot be set up without its trainer"):
             self.trainer = stand_in(self.module, namespace, loaders, own, like)
+        _hand_over(module, self.module, self.trainer)
         _silence(self.module)
         if fresh:
             with running(), said("the module's `setup` or `configure_model` failed"):
@@ -97,9 +111,16 @@ class Twin:
             return self.module._apply_batch_transfer_handler(batch, self.device, 0)
 
     def started(self) -> Twin:
-        """Call the hooks that the module has for the beginning of training; return the twin."""
+        """Call the hooks that the module has for the beginning of training; return the twin.
+
+        As Lightning does: after the optimizers are made. `on_fit_start` is not called a second
+        time where the user's trainer has called it.
+        """
+        with suppress(Unavailable):  # said where they are needed
+            _ = self.optimizers
+        names = ["on_train_start", "on_train_epoch_start"]
         with running(), said("the module's hooks for the start of training failed"):
-            for name in ("on_fit_start", "on_train_start", "on_train_epoch_start"):
+            for name in names if self._like is not None else ["on_fit_start", *names]:
                 getattr(self.module, name)()
         return self
 
@@ -165,13 +186,20 @@ def copied(module: nn.Module) -> Any:
         Unavailable: If it cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for each in module.modules():
-        for value in vars(each).values():
-            if isinstance(value, _SHARED) or type(value).__name__ == "ProcessGroup":
-                memo[id(value)] = value
-            elif isinstance(value, Tensor) and not value.is_leaf:
-                # What was computed, as by weight norms, refuses to be copied.
-                memo[id(value)] = value.detach().clone()
+    shared: Any = (*_SHARED, *writers())
+    values = [value for each in module.modules() for value in vars(each).values()]
+    listed = [v for each in values if isinstance(each, (list, tuple)) for v in each[:_MEMBERS]]
+    named = [v for each in values if isinstance(each, dict) for v in each.values()]
+    for value in (*values, *listed, *named, *held_by(values)):
+        if isinstance(value, shared) or type(value).__name__ == "ProcessGroup":
+            memo[id(value)] = value
+        elif isinstance(value, Trainer):
+            memo[id(value)] = None
+        elif isinstance(value, torch.Generator):
+            memo[id(value)] = own_generator(value)
+        elif isinstance(value, Tensor) and not value.is_leaf:
+            # What was computed, as by weight norms, refuses to be copied.
+            memo[id(value)] = value.detach().clone()
     with torch.no_grad(), said("the module cannot be copied"):
         own = copy.deepcopy(module, memo)
         for parameter, other in zip(module.parameters(), own.parameters(), strict=True):
@@ -208,17 +236,25 @@ def said(what: str) -> Iterator[None]:
         yield
     except Unavailable:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # user code may want to leave; training decides
         raise Unavailable(f"{what}: {type(error).__name__}: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """Take whatever `self.log` takes."""
+
+
+def _hand_over(module: nn.Module, own: nn.Module, trainer: Any) -> None:
+    """Give a copy its own trainer wherever the original holds one."""
+    for each, copied_one in zip(module.modules(), own.modules(), strict=False):
+        for name, value in vars(each).items():
+            if name != "_trainer" and isinstance(value, Trainer):
+                vars(copied_one)[name] = trainer
 
 
 def _silence(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,8 +49,9 @@ class UncalledModule(Check):
 
     def judge(self, subject: Subject) -> list[Finding] | NotObserved:
         """See `Check.judge`."""
+        called = subject.trial.called
         known = [path for path, module in named_modules(subject.module) if _counts(module)]
-        idle = [path for path in known if path not in subject.trial.called]
+        idle = [path for path in known if path not in called and _is_in_use(path, called)]
         if idle:
             for later in subject.more_trials(self.steps - 1):
                 idle = [path for path in idle if path not in later.called]
@@ -65,6 +67,12 @@ class UncalledModule(Check):
             places=idle,
             window=self.steps,
         )
+
+
+def _is_in_use(path: str, called: Collection[str]) -> bool:
+    """Return whether anything of the network that holds a module runs: averaged copies do not."""
+    home = path.rpartition(".")[0]
+    return not home or any(each == home or each.startswith(f"{home}.") for each in called)
 
 
 def _counts(module: nn.Module) -> bool:

@@ -132,7 +132,7 @@ class UnnormalisedInput(Check):
         seen = seen_inputs(subject)
         places = dict.fromkeys(call.place for calls in seen.calls for call in calls)
         if not places:
-            return self.not_observed("no layer was given data that are numbers")
+            return self.not_observed(seen.failed or "no layer was given data that are numbers")
         few = 0
         broken = self._broken(subject, [call for calls in seen.calls for call in calls])
         if broken:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_diag.checks.base import Check
-from lightning_diag.checks.items import items, map_loader, order
+from lightning_diag.checks.items import items
+from lightning_diag.checks.positions import batch_size, map_loader, order
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.targets import class_target
 from lightning_diag.finding import Finding, NotObserved
@@ -61,17 +62,14 @@ class UnshuffledTraining(Check):
             return self.not_observed("`overfit_batches` switches shuffling off on purpose")
         loader = map_loader(subject, "train")
         drawn = order(loader, _DRAWN)
-        size = getattr(loader, "batch_size", None) or 1
-        if len(drawn) <= size or any(one > other for one, other in pairwise(drawn)):
+        if len(drawn) <= batch_size(loader) or any(one > other for one, other in pairwise(drawn)):
             return []
         target = class_target(subject)
         read = items(subject, "train")
-        pairs = zip(read.positions, read.small, strict=True)
-        found = [parts[target.leaf] for _, parts in sorted(pairs, key=lambda p: p[0])
-                 if target.leaf in parts]  # fmt: skip
-        if not found:
+        found = read.small.get(target.leaf)
+        if found is None:
             return self.not_observed("the labels of single samples are not known")
-        seen, expected = class_changes(torch.cat([x.reshape(-1) for x in found]))
+        seen, expected = class_changes(found[torch.tensor(read.positions).argsort(), 0])
         if expected < self.least or seen > self.changes * expected:
             return []
         return self.found(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -48,8 +49,8 @@ def share(fetches: Sequence[Fetch], step: float) -> float:
     """Return the share of the time that passes in waiting, 0 to 1.
 
     Example:
-        >>> share([Fetch(0.25, 0, 8), Fetch(1.5, 2, 8)], 1.0)  # one in the step, one beside it
-        0.375
+        >>> share([Fetch(0.5, 0, 8), Fetch(1.5, 2, 8)], 1.0)  # one in the step, one beside it
+        0.5
     """
     waited = sum(fetch.wait(step) for fetch in fetches)
     return waited / (waited + step) if waited + step > 0 else 0.0
@@ -61,7 +62,7 @@ def fetches_of(subject: Subject) -> list[Fetch]:
     Raises:
         Unavailable: If they can be iterated only once, or too few can be timed.
     """
-    fetches = []
+    fetches: list[Fetch] = []
     for loader in leaves(copies(subject.loaders)):
         with running(), said("the data could not be loaded"):
             workers = _as_many_workers(subject, loader, len(fetches))
@@ -127,7 +128,7 @@ def _fetch(arrivals: Sequence[float], workers: int) -> Fetch:
         >>> _fetch([9.0, 9.0, 10.0, 10.0, 11.0], 2).seconds  # two workers, a second each
         0.5
     """
-    gaps = [b - a for a, b in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(arrivals)]
     if not workers:
         gaps = gaps[1:]
         if len(gaps) < LEAST:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_diag.checks.data import clone
@@ -68,6 +69,19 @@ class Probe(Dataset[Any]):
     def _states(self) -> dict[str, str]:
         held = generators_of(self._wrapped)
         return {**global_states(), **{f"dataset.{k}": state_of(g) for k, g in held.items()}}
+
+
+def start_method(loader: Any) -> str:
+    """Return how worker processes of a loader are started: ``fork``, ``spawn`` or ``forkserver``.
+
+    Example:
+        >>> start_method(DataLoader([1], num_workers=1, multiprocessing_context="spawn"))
+        'spawn'
+    """
+    context = loader.multiprocessing_context or torch.multiprocessing
+    # Asking for the method without this would settle it for the whole process.
+    chosen: str | None = context.get_start_method(allow_none=True)
+    return chosen or torch.multiprocessing.get_all_start_methods()[0]
 
 
 def _first(samples: list[Any]) -> Any:

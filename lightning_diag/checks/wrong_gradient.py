@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from lightning_diag.checks.base import Check
-from lightning_diag.checks.calm import Calm, calmed
-from lightning_diag.checks.cuts import Cuts
-from lightning_diag.checks.data import Unavailable, clone
-from lightning_diag.checks.differences import Coordinate, Value, differences
-from lightning_diag.checks.double import in_double, make_double, raised
-from lightning_diag.checks.few import first_samples
-from lightning_diag.checks.handwritten import (
+from lightning_diag.checks.autograd_functions import (
     Judged,
     Written,
     arguments_of,
     judged,
     written_functions,
 )
+from lightning_diag.checks.base import Check
+from lightning_diag.checks.data import Unavailable
+from lightning_diag.checks.differences import Coordinate, differences
+from lightning_diag.checks.double import in_double
+from lightning_diag.checks.few import first_samples
 from lightning_diag.checks.memory import free_bytes, shortage
+from lightning_diag.checks.steady_step import SteadyStep
 from lightning_diag.checks.subject import Subject
-from lightning_diag.checks.twin import Twin, running, said
-from lightning_diag.checks.untouched import untouched
+from lightning_diag.checks.twin import running
 from lightning_diag.finding import Finding, NotObserved
-from lightning_diag.lr.apart import seed_all
-from lightning_diag.probe.places import named_parameters
 from lightning_diag.wording import listing, shown
-
-SAME = 1e-12
-"""Relative difference of two runs of the same step that counts as the same (our choice): only the
-order of sums may differ."""
-BURN_IN_RATE = 1e-3
-"""Learning rate of the burn-in, by Adam (its default), whatever the module's own optimizer."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +61,13 @@ class WrongGradient(Check):
     needs: ClassVar[tuple[str, ...]] = ("gradients", "copy")
 
     wrong: float = 1e-2
-    """Relative error above which a gradient is wrong, 0 to 1 (CS231n; TheDeepChecker has it too)."""
+    """Relative error above which a gradient is wrong, 0 to 1 (CS231n course notes, Neural Networks
+    Part 3; TheDeepChecker has it too)."""
     kink: float = 1e-4
-    """Relative error that is right where there are kinks, 0 to 1 (CS231n)."""
+    """Relative error that is right where there are kinks, 0 to 1 (C4; CS231n course
+    notes, Neural Networks Part 3)."""
     samples: int = 4
-    """Samples of the batch, at least 1: fewer samples have fewer kinks (CS231n). Our choice:
+    """Samples of the batch, at least 1: fewer samples have fewer kinks (C4). Our choice:
     a batch norm needs some."""
     coordinates: int = 3
     """Elements of each parameter, at least 1: the one with the largest gradient, and random ones.
@@ -119,16 +107,18 @@ class WrongGradient(Check):
                 seen.functions[each.name] = each, verdict
         seen.functions |= {e.name: (e, Judged("unknown")) for e in functions if e.cls is None}
         known = {n: p for n, p in step.parameters.items() if n in gradients}
+        is_known = any(verdict.kind == "wrong" for _, verdict in seen.functions.values())
+        count = min(self.coordinates, 2) if is_known else self.coordinates
         for name, found in differences(
-            step, known, gradients,
-            coordinates=self.coordinates, wrong=self.wrong, kink=self.kink,
-        ):  # fmt: skip
+            step, known, gradients, coordinates=count, wrong=self.wrong, kink=self.kink
+        ):
             seen.coordinates.setdefault(name, []).append(found)
             if time.monotonic() > end:
                 break
-        return self._verdict(seen, {n: id(p) for n, p in known.items()}, step.cuts.writes)
+        seen.writes = step.cuts.writes
+        return self._verdict(seen, {n: id(p) for n, p in known.items()})
 
-    def _step(self, subject: Subject) -> _Step:
+    def _step(self, subject: Subject) -> SteadyStep:
         """Return the loss of a few samples as a function of the weights, in float64."""
         twin = subject.copy()
         free = free_bytes(twin.device)
@@ -137,27 +127,24 @@ class WrongGradient(Check):
             raise Unavailable(short)
         batch = twin.moved(subject.batch())
         try:
-            return _Step(twin, first_samples(batch, self.samples))
+            return SteadyStep(twin, first_samples(batch, self.samples))
         except Unavailable:
-            return _Step(twin, batch)
+            return SteadyStep(twin, batch)
 
-    def _verdict(
-        self, seen: _Seen, parameters: Mapping[str, int], writes: bool
-    ) -> list[Finding] | NotObserved:
+    def _verdict(self, seen: _Seen, parameters: Mapping[str, int]) -> list[Finding] | NotObserved:
         for kind in ("wrong", "passing"):
             names = [n for n, (_, verdict) in seen.functions.items() if verdict.kind == kind]
             if names:
                 return self._function(names, seen, parameters)
-        wrong = seen.wrong
-        meant = ("identity", "estimator")
-        reached = _reached(seen, *meant)
-        left = [name for name in wrong if parameters[name] not in reached]
-        reached = _reached(seen, "unknown")
-        blamed = [name for name in left if parameters[name] in reached]
-        if blamed:
-            names = [n for n, (_, verdict) in seen.functions.items() if verdict.kind == "unknown"]
-            return self._parameters(blamed, seen, f"{listing(names)} is on their way to the loss")
-        if left and writes:
+        wrong = [] if seen.is_lonely else seen.wrong
+        meant = _reached(seen, "identity", "estimator")
+        left = [name for name in wrong if parameters[name] not in meant]
+        for name, (function, _) in seen.functions.items():
+            blamed = [each for each in left if parameters[each] in function.reaches]
+            if blamed:
+                why = f"`{name}`, which has a backward of its own, is between them and the loss"
+                return self._parameters(blamed, seen, why)
+        if left and seen.writes:
             return self._parameters(left, seen, "a detached tensor is written to in place")
         if left:
             return self.not_observed(
@@ -240,6 +227,8 @@ class _Seen:
 
     functions: dict[str, tuple[Written, Judged]] = field(default_factory=dict)
     coordinates: dict[str, list[Coordinate]] = field(default_factory=dict)
+    writes: bool = False
+    """Whether a detached tensor was written to."""
 
     def _count(self, *verdicts: str) -> int:
         return sum(c.verdict in verdicts for each in self.coordinates.values() for c in each)
@@ -261,101 +250,13 @@ class _Seen:
 
     @property
     def wrong(self) -> list[str]:
-        """Parameters with a wrong gradient, the most affected first; one element alone of all is
-        none, since a kink may go unnoticed."""
+        """Parameters with a wrong gradient, the most affected first."""
         errors = {
             name: max(map(_error, each), default=-1.0) for name, each in self.coordinates.items()
         }
-        names = sorted((n for n, error in errors.items() if error >= 0), key=lambda n: -errors[n])
-        is_lonely = self._count("wrong") == 1 and self._count("right", "near") > 0
-        return [] if is_lonely else names
+        return sorted((n for n, error in errors.items() if error >= 0), key=lambda n: -errors[n])
 
-
-class _Step:
-    """A training step of a copy as a function of its weights: the same each time it is called."""
-
-    def __init__(self, twin: Twin, batch: Any) -> None:
-        self.twin, self.cuts = twin, Cuts()
-        for module in twin.module.modules():  # hooks that change gradients do so on purpose
-            module._backward_hooks.clear()
-            module._backward_pre_hooks.clear()
-        calmed(twin.module)
-        with said("the module cannot be turned into float64"):
-            make_double(twin.module)
-        self._batch = raised(batch)
-        self.parameters = {
-            name: p
-            for name, _, p in named_parameters(twin.module)
-            if p.requires_grad and p.is_floating_point()
-        }
-        frozen = [p for p in twin.module.parameters() if not p.requires_grad]
-        held = [*twin.module.buffers(), *frozen]
-        self._changing = [(each, each.detach().clone()) for each in held]
-        _ = self._loss()
-        self._changing = [(t, old) for t, old in self._changing if not torch.equal(t, old)]
-        self._put_back()
-
-    def _put_back(self) -> None:
-        """Put back what steps change themselves, such as running statistics."""
-        for tensor, values in self._changing:
-            tensor.detach().copy_(values)
-
-    def _loss(self) -> Tensor:
-        """Run the step from the same beginning; afterwards all but gradients is as before."""
-        self._put_back()
-        with ExitStack() as within:
-            within.enter_context(untouched(self.twin.module, values=False))
-            for each in (in_double(), Calm(), self.cuts):
-                within.enter_context(each)
-            seed_all(0)
-            return self.twin.loss(clone(self._batch)).mean()
-
-    def burn_in(self, steps: int) -> None:
-        """Train for a few steps, so that the weights are no longer those of the very beginning."""
-        optimizer = torch.optim.Adam(self.parameters.values(), lr=BURN_IN_RATE)
-        for _ in range(steps):
-            self.cuts = Cuts()
-            optimizer.zero_grad()
-            with said("the backward pass failed in float64"), in_double():
-                self._loss().backward()
-            optimizer.step()
-        optimizer.zero_grad()
-        self.cuts = Cuts()
-
-    def first(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss with its graph, and the gradients that autograd finds.
-
-        Those that it finds none of are left out: `missing-gradient` tells of them.
-        """
-        before = {name: p.detach().clone() for name, p in self.parameters.items()}
-        loss = self._loss()
-        if not bool(torch.isfinite(loss)):
-            raise Unavailable("the loss is not finite in float64")
-        changed = [n for n, p in self.parameters.items() if not torch.equal(p, before[n])]
-        if changed:
-            raise Unavailable(f"`training_step` changes {listing(changed)} itself")
-        with said("the backward pass failed in float64"), in_double(), running():
-            loss.backward(retain_graph=True)
-        found = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        return loss, {n: (g.to_dense() if g.is_sparse else g).detach() for n, g in found.items()}
-
-    def check_same(self) -> None:
-        """Make sure that the same weights have the same loss.
-
-        Raises:
-            Unavailable: If they have not.
-        """
-        one, other = (float(self._loss().detach()) for _ in range(2))
-        if not self.cuts.is_same or abs(one - other) > SAME * abs(one):
-            raise Unavailable(
-                "the loss of the same weights and samples is not the same each time "
-                f"({one!r} and {other!r}), though random states are"
-            )
-
-    def __call__(self) -> Value:
-        """Return the loss, and whether all choices are those of the first time."""
-        with torch.enable_grad():
-            loss = float(self._loss().detach())
-        return Value(loss, self.cuts.is_same)
+    @property
+    def is_lonely(self) -> bool:
+        """Whether one element alone is wrong of all: a kink may go unnoticed."""
+        return self._count("wrong") == 1 and self._count("right", "near") > 0

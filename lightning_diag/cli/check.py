@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from lightning_diag.before_training import check_codes, preflight_outcome, say, summed_up
 from lightning_diag.checks import Outcome
@@ -61,7 +64,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         outcome = preflight_outcome(module, data, level=options.only or options.level)
     except TypeError as error:
-        raise UsageError(f"{options.target!r} must return a module: {error}") from None
+        raise UsageError(
+            f"{options.target!r} must return a LightningModule, or a pair of one and its data: "
+            f"{error}"
+        ) from None
     stops = [finding.code for finding in outcome.findings if gate.stops(finding)]
     if options.format == "text":
         say(outcome, everything=True)
@@ -89,8 +95,16 @@ def _called(target: str) -> Any:
     """Return what the function returns that a target names."""
     make = _factory(target)
     try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise UsageError(
+            f"{target!r} must take no arguments: {error}. Write a function that gives them."
+        ) from None
+    except ValueError:  # of builtins nothing is known
+        pass
+    try:
         return make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{target!r} failed: {type(error).__name__}: {error}") from error
 
 
@@ -104,9 +118,11 @@ def _factory(target: str) -> Callable[[], Any]:
     sys.path.insert(0, "")  # as `python -m` does
     try:
         module = _loaded(Path(home)) if home.endswith(".py") else importlib.import_module(home)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # scripts without a guard may leave
         raise UsageError(f"{home!r} cannot be imported: {type(error).__name__}: {error}") from error
     make = getattr(module, name, None)
+    if isinstance(make, nn.Module):
+        raise UsageError(f"{name!r} in {home!r} is a module: name a function that returns it.")
     if not callable(make):
         raise UsageError(f"{home!r} has no function {name!r}.")
     function: Callable[[], Any] = make

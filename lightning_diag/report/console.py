@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import rich
@@ -109,6 +109,19 @@ def say_sum(sentence: str, unjudged: str, *, console: Console | None = None) -> 
     if unjudged:
         parts.append(Padding(_fields([("Not judged", plain(unjudged))]), (0, 0, 0, 2)))
     write(out, *parts)
+
+
+def say_measured(lines: Sequence[str], *, console: Console | None = None) -> None:
+    """Print what was measured before training, each on a line of its own.
+
+    Args:
+        lines: Sentences; nothing is printed without any.
+        console: Where to; by default rich's own console.
+    """
+    out = console or rich.get_console()
+    if lines:
+        rows = [("Measured", lines[0]), *((" ", line) for line in lines[1:])]
+        write(out, Padding(_fields([(name, plain(line)) for name, line in rows]), (0, 0, 0, 2)))
 
 
 def write(out: Console, *parts: RenderableType, wrap: bool = True) -> None:

@@ -17,6 +17,7 @@ from lightning_diag.rules.reading import forward_order, parameters
 from lightning_diag.rules.relations import (
     EXCLUDED_BY,
     FLEETING,
+    GROWN,
     ORIGINS,
     RELATIONS,
     STANDING,
@@ -66,6 +67,7 @@ def explain(
     history: History,
     unsure: Collection[str] = (),
     noticed: Mapping[str, int] | None = None,
+    foretold: Collection[str] = (),
 ) -> list[Finding]:
     """Set causes and consequences, and rank: cause before consequence, then by severity.
 
@@ -80,11 +82,12 @@ def explain(
         unsure: Codes of findings that were there as soon as they could be judged, so that they
             may have begun earlier than they say.
         noticed: Code to the step at which a finding was first seen, where that is known.
+        foretold: Codes of findings of before training, which no rule has seen since.
     """
     known = {finding.code: finding for finding in findings}
     if not known:
         return []
-    return _Case(known, history, unsure, noticed or {}).ranked()
+    return _Case(known, history, unsure, noticed or {}, foretold).ranked()
 
 
 class _Case:
@@ -96,11 +99,13 @@ class _Case:
         history: History,
         unsure: Collection[str],
         noticed: Mapping[str, int],
+        foretold: Collection[str],
     ) -> None:
         self._known = known
         self._history = history
         self._unsure = unsure
         self._noticed = noticed
+        self._foretold = foretold
         self._links: dict[str, list[Link]] = {}
 
     @cached_property
@@ -195,6 +200,9 @@ class _Case:
     def _relations(self, code: str) -> Sequence[Relation]:
         """Return what the tables say may explain a finding, given how the loss leapt, if it did."""
         usual = RELATIONS.get(code, ())
+        if GROWN.cause in self._foretold:
+            usual = (GROWN, *usual) if code == "initial-loss" else usual
+            usual = tuple(r for r in usual if (code, r.cause) != (GROWN.cause, "initial-loss"))
         spike = self._known.get("loss-spike")
         leap = next((e for e in spike.before if e.kind == LEAP), None) if spike else None
         if leap is None:

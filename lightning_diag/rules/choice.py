@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from lightning_diag.rules.base import Rule
+T = TypeVar("T", bound=Any)
+"""A rule, or a check: a frozen dataclass with a code, whose fields are thresholds."""
 
 
 class Mute(NamedTuple):
@@ -50,45 +51,47 @@ def near(name: str, known: Iterable[str]) -> str:
     return f": did you mean {found[0]!r}?" if found else "."
 
 
-def at_thresholds(
-    rules: Sequence[Rule], thresholds: Mapping[str, Mapping[str, float]]
-) -> list[Rule]:
-    """Return rules with some of their thresholds set anew.
+def at_thresholds(judges: Sequence[T], thresholds: Mapping[str, Mapping[str, float]]) -> list[T]:
+    """Return rules, or checks, with some of their thresholds set anew.
 
     Args:
-        rules: The rules.
-        thresholds: Code of a rule to name of a threshold to its value.
+        judges: Rules and checks. Where two have one code, each gets the thresholds that it has.
+        thresholds: Code to name of a threshold to its value.
 
     Raises:
-        ValueError: If there is no such rule or threshold, or if the value makes no sense.
+        ValueError: If there is no such code or threshold, or if the value makes no sense.
+        TypeError: If a value is no number.
     """
-    codes = [rule.code for rule in rules]
-    for code in thresholds:
-        if code not in codes:
-            raise ValueError(
-                f"`thresholds` must name codes of rules, got {code!r}{near(code, codes)}"
-            )
+    known: dict[str, list[str]] = {}
+    for judge in judges:
+        known.setdefault(judge.code, []).extend(field.name for field in fields(judge))
+    for code, values in thresholds.items():
+        if code not in known:
+            message = f"`thresholds` must name codes of rules, got {code!r}{near(code, known)}"
+            raise ValueError(message)
+        for name in values:
+            if name not in known[code]:
+                message = f"`thresholds` of {code!r} must be of its own, got {name!r}"
+                raise ValueError(message + near(name, known[code]))
     return [
-        _changed(rule, thresholds[rule.code]) if rule.code in thresholds else rule for rule in rules
+        _changed(judge, thresholds[judge.code]) if judge.code in thresholds else judge
+        for judge in judges
     ]
 
 
-def _changed(rule: Rule, values: Mapping[str, float]) -> Rule:
-    defaults = {field.name: field.default for field in fields(rule)}
+def _changed(judge: T, values: Mapping[str, float]) -> T:
+    defaults = {field.name: field.default for field in fields(judge)}
     changes: dict[str, float] = {}
     for name, value in values.items():
-        if name not in defaults:
-            raise ValueError(
-                f"`thresholds` of {rule.code!r} must be of its own, got {name!r}"
-                + near(name, defaults)
-            )
+        if name not in defaults:  # of the rule or check of the same code
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` of {rule.code!r} must be a number, got {value!r}.")
-        changes[name] = _as_default(rule.code, name, value, defaults[name])
+            raise TypeError(f"`{name}` of {judge.code!r} must be a number, got {value!r}.")
+        changes[name] = _as_default(judge.code, name, value, defaults[name])
     try:
-        return replace(rule, **changes)
+        return replace(judge, **changes)
     except ValueError as error:
-        raise ValueError(f"`thresholds` of {rule.code!r}: {error}") from None
+        raise ValueError(f"`thresholds` of {judge.code!r}: {error}") from None
 
 
 def _as_default(code: str, name: str, value: float, default: object) -> float:

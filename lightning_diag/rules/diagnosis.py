@@ -201,7 +201,9 @@ class Diagnosis:
         noticed = {
             known.finding.code: known.noticed for known in heard if known.noticed is not None
         }
-        return explain([self._told(known.finding) for known in heard], history, unsure, noticed)
+        foretold = {known.finding.code for known in heard if known.foretold}
+        findings = [self._told(known.finding) for known in heard]
+        return explain(findings, history, unsure, noticed, foretold)
 
     def _muted_codes(self) -> set[str]:
         return {mute.code for mute in self.mute if not mute.place}

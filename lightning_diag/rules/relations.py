@@ -99,6 +99,10 @@ _TO_ZERO = "Decay takes weights to zero, and dropout makes large steps."
 _IN_PARTS = "With dropout each step trains another part of the network."
 _TOO_FAR = "Large steps push units to where no input moves them."
 
+GROWN = Relation("exploding-gradient", "Outputs that grew with each layer are far off.")
+"""What explains a high first loss where growth with depth was seen before training. There, the loss
+explains no growth: in a run, `exploding-gradient` means gradients that grow with the steps."""
+
 RELATIONS: dict[str, tuple[Relation, ...]] = {
     "non-finite": (
         Relation("exploding-gradient", "One such step takes the weights to where numbers end."),

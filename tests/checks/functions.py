@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from checks.subjects import Plain
+from checks.subjects import Plain, mlp
+
+
+def run(function: Any, *args: Tensor) -> Tensor:
+    """Return what a function makes of tensors."""
+    out: Tensor = function.apply(*args)
+    return out
 
 
 class Squared(torch.autograd.Function):
@@ -206,7 +212,9 @@ class Teacher(Plain):
         best = functional.one_hot(scores.argmax(1), 3).to(scores)
         self.seen = getattr(self, "seen", 0) + 1
         total = weight * functional.cross_entropy(scores, y) + own + straight.square().mean()
-        return total + (best * scores).sum() / self.seen + self.slow(x).square().mean()
+        total = total + (best * scores).sum() / self.seen
+        total = total + self.slow(x).square().mean()
+        return torch.as_tensor(total)
 
 
 class Written(Plain):
@@ -217,6 +225,41 @@ class Written(Plain):
         scores = self.net(batch[0])
         scores.data.mul_(2)
         return functional.cross_entropy(scores, batch[1])
+
+
+class Penalised(Plain):
+    """Adds a multiple of the squared weights to half of its loss."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(mlp())
+        self.factor = factor
+
+    def penalty(self, batch: Any) -> Any:
+        """Return what is added."""
+        return self.factor * sum(p.square().sum() for p in self.parameters())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss with its penalty."""
+        total: Tensor = 0.5 * super().training_step(batch, batch_idx) + self.penalty(batch)
+        return total
+
+
+class Forgetful(nn.Module):
+    """Gives all samples the scores of the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same scores for all."""
+        out: Tensor = self.net(x[:1]).expand(len(x), -1)
+        return out
+
+
+def idle(parameters: Any) -> Any:
+    """Return an optimizer that moves nothing."""
+    return torch.optim.SGD(parameters, lr=1e-9)
 
 
 def cast(x: Tensor) -> Tensor:
@@ -240,7 +283,7 @@ def clipped(x: Tensor) -> Tensor:
 
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "square": Squared.apply,
-    "written into": lambda x: Drawn.apply(x.clone()),
+    "written into": lambda x: run(Drawn, x.clone()),
     "straight through": Rounded.apply,
     "reversed": Reversed.apply,
     "detached": lambda x: x * x.detach(),

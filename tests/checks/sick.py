@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from checks import functions
+from checks import sick_cost as cost
 from checks import sick_data as data
-from checks.subjects import Pair, Plain, mlp, table
+from checks import sick_outputs as outputs
+from checks.subjects import Pair, Plain, labels, mlp, numbers, table
 
 
 def changed(change: Callable[[Any], object]) -> Callable[[], Pair]:
@@ -114,26 +118,39 @@ SICK: dict[str, Callable[[], Pair]] = {
     "exploding-gradient": lambda: (Plain(chain(nn.ReLU, 14, 3.0)), table()),
     "broken-self-normalisation": lambda: (Plain(chain(nn.SELU, 4)), table()),
     "decayed-norm-or-bias": lambda: (Plain(mlp(), optimizer=_decayed), table()),
+    "short-memory": lambda: (cost.Hungry(mlp()), table()),
+    "learning-rate-too-high": cost.overstepping,
+    "long-epoch": cost.days,
+    "slow-dataloader": cost.waiting,
     "bias-before-norm": changed(lambda module: module.net.insert(1, nn.BatchNorm1d(16))),
-    "unnormalised-input": lambda: data.train_on(data.numbers(64, 8) + 20),
+    "unnormalised-input": lambda: data.train_on(numbers(64, 8) + 20),
     "channels-last-input": data.rows_for_channels,
     "train-validation-shift": data.shifted,
     "leaked-sample": data.leaked,
-    "double-precision-input": lambda: data.train_on(data.numbers(64, 8).double()),
-    "label-out-of-range": lambda: data.train_on(data.numbers(64, 8), data.labels() + 1),
+    "double-precision-input": lambda: data.train_on(numbers(64, 8).double()),
+    "label-out-of-range": lambda: data.train_on(numbers(64, 8), labels() + 1),
     "unseen-class": lambda: data.by_class(data.counted(50, 50), data.counted(20, 0, 20)),
     "unstratified-split": lambda: data.by_class(data.counted(80, 20), data.counted(20, 80)),
-    "class-imbalance": lambda: data.train_on(data.numbers(404, 8), data.counted(400, 4)),
+    "class-imbalance": lambda: data.train_on(numbers(404, 8), data.counted(400, 4)),
     "unshuffled-training": lambda: data.train_on(
-        data.numbers(64, 8), data.labels().sort().values, shuffle=False
+        numbers(64, 8), labels().sort().values, shuffle=False
     ),
-    "lost-sample": lambda: data.train_on(data.numbers(64, 8), batch_size=128, drop_last=True),
+    "lost-sample": lambda: data.train_on(numbers(64, 8), batch_size=128, drop_last=True),
     "repeated-sample": lambda: data.train_on(
-        data.numbers(64, 8), shuffle=False, sampler=data.Stuck()
+        numbers(64, 8), shuffle=False, sampler=data.Stuck()
     ),
     "repeated-augmentation": data.noisy,
-    "nondeterministic-loader": lambda: (Plain(mlp()), data.DataLoader(data.Unseeded(), 16)),
+    "nondeterministic-loader": lambda: (Plain(mlp()), DataLoader(data.Unseeded(), 16)),
     "constant-feature": data.half_constant,
     "duplicate-feature": data.twice,
+    "batch-mixing": outputs.time_first,
+    "batch-norm-gap": outputs.pairs,
+    "last-batch-of-one": outputs.odd_one_out,
+    "output-activation-mismatch": lambda: outputs.soft(nn.CrossEntropyLoss()),
+    "loss-mismatch": outputs.column,
+    "uncleared-gradient": lambda: (outputs.Manual(clears=False), table()),
+    "regularisation-lowers-loss": lambda: (functions.Penalised(-0.01), table()),
+    "wrong-gradient": lambda: (Plain(functions.Through(functions.Halved.apply)), table()),
+    "cannot-overfit": lambda: (Plain(mlp(), optimizer=functions.idle), table()),
 }
 """By the check's code."""

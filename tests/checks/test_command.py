@@ -29,6 +29,14 @@ def number():
 
 def broken():
     raise KeyError("no data")
+
+def leaves():
+    raise SystemExit(3)
+
+def sized(width):
+    return Plain(mlp(width))
+
+module = Plain(mlp())
 """
 
 
@@ -69,7 +77,10 @@ def test_it_ends_with_what_fail_on_names(
         (["nowhere.py:make"], "'nowhere.py' cannot be imported: FileNotFoundError"),
         (["train_here:nothing"], "'train_here' has no function 'nothing'."),
         (["train_here:broken"], "'train_here:broken' failed: KeyError: 'no data'"),
-        (["train_here:number"], "'train_here:number' must return a module"),
+        (["train_here:number"], "'train_here:number' must return a LightningModule, or a pair"),
+        (["train_here:leaves"], "'train_here:leaves' failed: SystemExit: 3"),
+        (["train_here:sized"], "'train_here:sized' must take no arguments: missing a required"),
+        (["train_here:module"], "'module' in 'train_here' is a module: name a function that"),
         (["train_here:sick", "--only", "inital-loss"], "`level` must name checks"),
         (["train_here:sick", "--fail-on", "inital-loss"], "did you mean 'initial-loss'?"),
     ],

@@ -1,7 +1,8 @@
-"""A range test before training: what it suggests, and what it says of the module's own rate (L1)."""
+"""A range test before training: what it suggests, and what of the module's own rate (L1)."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -103,3 +104,30 @@ def test_a_range_test_leaves_no_trace(kind: str) -> None:
 def test_manual_optimisation_is_not_observed() -> None:
     outcome = run([LearningRateTooHigh()], subject(*made(HEALTHY["gan"])))
     assert "manual optimisation" in outcome.not_observed[0].reason
+
+
+def test_ctrl_c_in_the_middle_reaches_the_user_and_its_handler_stays() -> None:
+    """Lightning's trainer would end the process."""
+
+    class Interrupted(Plain):
+        steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            type(self).steps += 1
+            if self.steps == 9:
+                raise KeyboardInterrupt
+            return super().training_step(batch, batch_idx)
+
+    module, data = Interrupted(mlp()), table()
+    before, handler = everything(module, data), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run([LearningRateTooHigh()], subject(module, data))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert differences(before, everything(module, data)) == []
+
+
+def test_a_test_that_takes_too_long_is_not_run() -> None:
+    (unjudged,) = run(
+        [LearningRateTooHigh(seconds=1e-6)], subject(*made(HEALTHY["mlp"]))
+    ).not_observed
+    assert "may be taken: call `lr_range_test`" in unjudged.reason

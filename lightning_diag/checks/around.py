@@ -33,7 +33,7 @@ def held_by(owners: Iterable[Any]) -> list[Any]:
 
     Example:
         >>> [type(each).__name__ for each in held_by([DataLoader([1, 2])])]
-        ['DataLoader', 'BatchSampler', 'SequentialSampler']
+        ['DataLoader', 'SequentialSampler', 'BatchSampler']
     """
     found: list[Any] = []
     seen: set[int] = set()

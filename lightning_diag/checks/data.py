@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_diag.checks.around import one_way
+from lightning_diag.checks.clock import TooSlow, bounded
 
 WORKERS = 1
 """Worker processes at most. Our choice: a few batches need no more, and each takes its time to
@@ -27,10 +27,6 @@ class Unavailable(Exception):  # noqa: N818  # no error: the reason why somethin
         >>> str(Unavailable("there are no training data"))
         'there are no training data'
     """
-
-
-class _TooSlow(BaseException):
-    """Ends the reading of samples; data sets that go on after an `Exception` let it pass."""
 
 
 def first_batches(loaders: Any, n: int, seconds: float = math.inf) -> list[Any]:
@@ -127,9 +123,9 @@ def _taken(loader: Any, n: int, seconds: float) -> list[Any]:
         raise Unavailable(f"the data ({kind}) can be iterated only once")
     iterator = None
     try:
-        iterator = iter(_bounded(_own(loader), seconds))
+        iterator = iter(bounded(_own(loader), seconds))
         batches = list(islice(iterator, n))
-    except _TooSlow:
+    except TooSlow:
         batches = None
     except RuntimeError as error:
         if "timed out" not in str(error):
@@ -166,49 +162,6 @@ def _refuse_one_way(owner: Any) -> None:
     if found:
         kind = type(owner).__name__
         raise Unavailable(f"{kind} draws from a {found}, and iterating it would use that up")
-
-
-def _bounded(loader: Any, seconds: float) -> Any:
-    """Return a loader copy that stops reading when its time is up."""
-    if not isinstance(loader, DataLoader) or seconds == math.inf:
-        return loader
-    if loader.num_workers:
-        loader.__dict__["timeout"] = max(1.0, seconds)
-        return loader
-    dataset = loader.dataset
-    if isinstance(dataset, Dataset):
-        loader.__dict__["dataset"] = _timed(copy.copy(dataset), time.monotonic() + seconds)
-    return loader
-
-
-def _timed(dataset: Any, end: float) -> Any:
-    """Let a copied data set look at the clock before each sample."""
-    kind = type(dataset)
-
-    def item(self: Any, index: Any) -> Any:
-        _look(end)
-        return kind.__getitem__(self, index)
-
-    def walk(self: Any) -> Iterator[Any]:
-        for sample in kind.__iter__(self):
-            _look(end)
-            yield sample
-
-    own: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    if isinstance(dataset, IterableDataset):
-        own["__iter__"] = walk
-    else:
-        own["__getitem__"] = item
-    try:
-        dataset.__class__ = type(kind.__name__, (kind,), own)
-    except Exception:  # noqa: BLE001  # of a class that cannot be extended: without a clock
-        return dataset
-    return dataset
-
-
-def _look(end: float) -> None:
-    if time.monotonic() > end:
-        raise _TooSlow
 
 
 def _copied(loader: DataLoader[Any]) -> DataLoader[Any]:

@@ -104,7 +104,7 @@ class Noisy(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         generator = self.transforms[0]
-        draw = np.random.standard_normal if generator is None else generator.standard_normal  # noqa: NPY002
+        draw = np.random.standard_normal if generator is None else generator.standard_normal
         return self.x[index] + 0.1 * torch.tensor(draw(8)).float(), sloped(self.x)[index]
 
 

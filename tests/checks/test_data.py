@@ -147,9 +147,7 @@ def test_an_iterable_that_would_be_used_up_is_left_alone() -> None:
             return self.numbers
 
     loader = DataLoader(Once(), 4)
-    with pytest.raises(
-        Unavailable, match="Once draws from a generator, and iterating"
-    ):
+    with pytest.raises(Unavailable, match="Once draws from a generator, and iterating"):
         first_batches(loader, 1)
     assert len(list(loader)) == 2
 

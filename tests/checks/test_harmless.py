@@ -21,7 +21,7 @@ from pytorch_lightning import LightningDataModule
 from runs import trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from checks.subjects import Plain, mlp, numbers, table
@@ -270,9 +270,10 @@ class Slow(Dataset[Any]):
         return numbers(8), 0
 
 
-def test_slow_data_are_left_after_a_while() -> None:
+@pytest.mark.parametrize("data", [Slow(), Subset(Slow(), range(64))])
+def test_slow_data_are_left_after_a_while(data: Any) -> None:
     with pytest.raises(Unavailable, match=r"reading 2 batches takes more than 0.1 s"):
-        first_batches(DataLoader(Slow(), 32), 2, 0.1)
+        first_batches(DataLoader(data, 32), 2, 0.1)
 
 
 # --- copied after all, or not ---

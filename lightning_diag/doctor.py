@@ -77,9 +77,10 @@ class Doctor(Watcher):
         mute: Rules that are neither printed nor stop the fit, as codes, or as codes with a pattern
             of places: ``["slow-dataloader", "dead-relu:net.3*"]``. The report lists them as muted.
         stop_on: Codes of findings, or severities, that end the fit as soon as one is found.
-        preflight: What to check just before the first step, as `Preflight` does: ``fast`` takes
-            no longer than a few batches, ``full`` asks all checks, a list names some, ``off``
-            asks none. A `Preflight` in the same trainer goes before.
+        preflight: What to check just before the first step: ``fast`` asks the fast checks of
+            `Preflight` but those whose problem a rule here sees in the first steps anyway, and
+            measures no epoch; ``full`` asks all checks, a list names some, ``off`` asks none. A
+            `Preflight` in the same trainer goes before.
         dirpath: Folder below which history and report go; None takes the trainer's log dir.
         compiled_models: What a watched step does with compiled modules: ``eager`` runs them
             eagerly, so that calls inside are seen (dropout then draws from eager's random stream);
@@ -136,8 +137,10 @@ class Doctor(Watcher):
         self.rules: list[Rule] = judges[: len(chosen)]
         self.mute = list(mute or [])
         self.preflight: Literal["off", "fast", "full"] | list[str] = preflight
-        self.checks = at_level(judges[len(chosen) :], preflight)
         codes = [rule.code for rule in self.rules]
+        self.checks = at_level(judges[len(chosen) :], preflight)
+        if preflight == "fast":
+            self.checks = [c for c in self.checks if c.code not in codes and c.family != "cost"]
         self.stop_on = _known(stop_on or [], [*codes, *check_codes()])
         self.dirpath = dirpath
         self.diagnosis = Diagnosis(self.rules, self.mute, check_codes())

@@ -64,7 +64,7 @@ Bar = {"tqdm": callbacks.TQDMProgressBar, "rich": callbacks.RichProgressBar}[bar
 lightning.Trainer(
     max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
     enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=0,
-    callbacks=[Doctor(rules=[Remarkable()], dirpath="out"), Bar(refresh_rate=1)],
+    callbacks=[Doctor(preflight="off", rules=[Remarkable()], dirpath="out"), Bar(refresh_rate=1)],
 ).fit(Model(), DataLoader(data, 8), DataLoader(data, 8))
 '''
 FINDING = [

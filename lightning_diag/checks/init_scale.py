@@ -14,6 +14,8 @@ from lightning_diag.wording import listing, shown
 
 _TORCH = math.sqrt(1 / 3)
 """Gain of PyTorch's own initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+_DRAWN = 1.5
+"""Times a scheme's own size up to which weights fit it (our choice): small layers scatter."""
 
 
 class _Layer(NamedTuple):
@@ -26,6 +28,7 @@ class _Layer(NamedTuple):
     """Root mean square of the output over that of the input."""
     is_felt: bool
     """Whether a layer is behind it, and no norm takes the scale away."""
+    fan_in: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class InitScale(Check):
         large if its output is also that much larger than its input and no norm follows; layers are
         too small if what differs from sample to sample also fades on its way to the last layer.
         Norms, biases, embeddings, recurrent weights and weights that are all zero do not count, nor
-        do last layers: `initial-loss` tells of them.
+        do last layers: `initial-loss` tells of them; nor what He's scheme gives by the fan-out, as
+        torchvision draws its convolutions.
 
     Why it matters:
         Large weights saturate what follows or make the first losses huge, and a learning rate that
@@ -88,7 +92,12 @@ class InitScale(Check):
         layers = _layers(seen)
         if not layers:
             return self.not_observed("no linear or convolution layer with weights of its own ran")
-        large = [each for each in layers if self._is_large(each)]
+        shapes = {name: held.shape for name, held in subject.parameters.items()}
+        large = [
+            each
+            for each in layers
+            if self._is_large(each) and not _is_by_fan_out(each, shapes.get(each.weight, ()))
+        ]
         if large:
             return self._too_large(large)
         kept = fading(seen)
@@ -153,6 +162,14 @@ def fading(seen: Signal) -> float:
     return max(known, default=math.nan) if len(known) == len(shares) else math.nan
 
 
+def _is_by_fan_out(layer: _Layer, shape: tuple[int, ...]) -> bool:
+    """Return whether weights are no larger than He's scheme draws them by their fan-out."""
+    if len(shape) < 2:
+        return False
+    size = layer.gain / math.sqrt(layer.fan_in)
+    return size <= _DRAWN * math.sqrt(2 / (shape[0] * math.prod(shape[2:])))
+
+
 def _layers(seen: Signal) -> list[_Layer]:
     rows = {row.name: row for row in seen.table if row.kind == "weight" and row.fan_in}
     found: dict[str, _Layer] = {}
@@ -164,5 +181,7 @@ def _layers(seen: Signal) -> list[_Layer]:
         fits = (row.std or 1 / root) * root
         is_felt = not (follows.is_normed or follows.is_sum_normed or follows.is_output)
         growth = share(each.std, each.input_std)
-        found[each.weight] = _Layer(each.weight, row.size * root, fits, growth, is_felt)
+        found[each.weight] = _Layer(
+            each.weight, row.size * root, fits, growth, is_felt, row.fan_in or 1.0
+        )
     return list(found.values())

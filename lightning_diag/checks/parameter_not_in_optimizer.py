@@ -8,6 +8,7 @@ from typing import ClassVar
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
+from lightning_diag.siblings import untrained_copies
 from lightning_diag.wording import listing
 
 
@@ -18,9 +19,10 @@ class ParameterNotInOptimizer(Check):
     What it sees:
         The parameters of the module and the groups of its optimizers, compared by identity: a
         parameter that equals another is not held because that one is. Frozen parameters do not
-        count. `bad` if a layer is held in part, which nobody wants; else `suspect`, since a teacher
-        or a copy for averaging is often left trainable without harm. Nothing is said of those
-        that a callback may add once they are thawed: these are frozen until then.
+        count. `bad` if a layer is held in part, which nobody wants; else `suspect`; a note where
+        it is a whole branch that no gradient reaches, of which another one is a trained copy, as
+        moving averages are. Nothing is said of those that a callback may add once they are thawed:
+        these are frozen until then.
 
     Why it matters:
         The parameters never change, though gradients are computed for them at full cost (P2, P22).
@@ -54,8 +56,12 @@ class ParameterNotInOptimizer(Check):
         split = [each.name for each in outside if each.layer in held]
         places = split + [each.name for each in outside if each.name not in split]
         partly = f" Of {listing(split)} the same layer is held in part." if split else ""
+        names = [each.name for each in outside]
+        shapes = {each.name: each.shape for each in trainable}
+        reached = {} if subject.lacks("trial") else subject.trial.gradients
+        is_copy = reached.keys().isdisjoint(names) and untrained_copies(names, shapes) >= {*names}
         return self.found(
-            "bad" if split else "suspect",
+            "note" if is_copy else "bad" if split else "suspect",
             f"{len(outside)} of {len(trainable)} trainable parameters are in no optimizer: "
             f"{listing(places)}.{partly}",
             "Give them to the optimizer in `configure_optimizers`, or freeze them with "

@@ -27,6 +27,7 @@ from lightning_diag._compat import (
 )
 from lightning_diag.checks.around import held_by
 from lightning_diag.checks.data import Unavailable, own_generator
+from lightning_diag.checks.rebound import rebind
 from lightning_diag.checks.silence import writers
 from lightning_diag.checks.stand_in import stand_in
 from lightning_diag.measure.tally import ranks_apart
@@ -202,6 +203,7 @@ def copied(module: nn.Module) -> Any:
             memo[id(value)] = value.detach().clone()
     with torch.no_grad(), said("the module cannot be copied"):
         own = copy.deepcopy(module, memo)
+        rebind(own, memo)
         for parameter, other in zip(module.parameters(), own.parameters(), strict=True):
             # Those of scripts come without it, or, with gradients on, as no leaves.
             other.requires_grad_(parameter.requires_grad)

@@ -9,6 +9,7 @@ from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.reading import is_stuck, listing, parameters
+from lightning_diag.siblings import untrained_copies
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class ParameterNotInOptimizer(Rule):
     What it sees:
         The metadata of the run: which parameters are trainable, and which optimizers hold them.
         Frozen parameters do not count. `bad` if a layer is held in part, which nobody wants, or
-        if the loss stands still; else `suspect`, since a teacher or a copy for averaging is often
-        left trainable without harm.
+        if the loss stands still; else `suspect`. A note where it is a whole branch that no
+        gradient reaches, of which another one is a trained copy: moving averages and teachers are
+        often left trainable without harm.
 
     Why it matters:
         The parameters never change, though gradients are computed for them at full cost (P2, P22).
@@ -33,7 +35,7 @@ class ParameterNotInOptimizer(Rule):
     """
 
     code: ClassVar[str] = "parameter-not-in-optimizer"
-    uses: ClassVar[tuple[str, ...]] = ("loss/train",)
+    uses: ClassVar[tuple[str, ...]] = ("gradient/norm", "loss/train")
 
     least: int = 1
     """Parameters left out from which on it counts, at least 1: one is enough to be a mistake (our
@@ -55,12 +57,15 @@ class ParameterNotInOptimizer(Rule):
         split = [name for name in outside if known[name]["layer"] in held]
         places = split + [name for name in outside if name not in split]
         stuck = is_stuck(history, 0.1, 16)
+        shapes = {name: known[name]["shape"] for name in trainable}
+        reached = history.last("gradient/norm").keys()
+        is_copy = reached.isdisjoint(outside) and untrained_copies(outside, shapes) >= {*outside}
         partly = f" Of {listing(split)} the same layer is held in part." if split else ""
         steps = history.steps
         return [
             Finding(
                 code=self.code,
-                severity="bad" if split or stuck else "suspect",
+                severity="note" if is_copy else "bad" if split or stuck else "suspect",
                 message=(
                     f"{len(outside)} of {len(trainable)} trainable parameters are in no optimizer: "
                     f"{listing(places)}.{partly}" + (" The loss stands still." if stuck else "")

@@ -136,9 +136,7 @@ SICK: dict[str, Callable[[], Pair]] = {
         numbers(64, 8), labels().sort().values, shuffle=False
     ),
     "lost-sample": lambda: data.train_on(numbers(64, 8), batch_size=128, drop_last=True),
-    "repeated-sample": lambda: data.train_on(
-        numbers(64, 8), shuffle=False, sampler=data.Stuck()
-    ),
+    "repeated-sample": lambda: data.train_on(numbers(64, 8), shuffle=False, sampler=data.Stuck()),
     "repeated-augmentation": data.noisy,
     "nondeterministic-loader": lambda: (Plain(mlp()), DataLoader(data.Unseeded(), 16)),
     "constant-feature": data.half_constant,

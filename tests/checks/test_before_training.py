@@ -23,7 +23,7 @@ from checks.subjects import HEALTHY, Plain, made, mlp, table
 from checks.traces import differences, everything
 from lightning_diag import Doctor, Preflight, preflight
 from lightning_diag._compat import MisconfigurationException
-from lightning_diag.before_training import preflight_outcome
+from lightning_diag.before_training import checks_of, preflight_outcome
 from lightning_diag.checks import DEFAULT_CHECKS, chosen
 
 FAST = [check.code for check in DEFAULT_CHECKS if check.level == "fast"]
@@ -359,7 +359,7 @@ def test_what_a_rule_no_longer_sees_has_passed() -> None:
                 return super().training_step(batch, batch_idx)
             return functional.cross_entropy(self(batch[0]) + self.extra(batch[0]), batch[1])
 
-    doctor = Doctor(**EVERY_STEP)
+    doctor = Doctor(preflight=["missing-gradient"], **EVERY_STEP)
     fitted(lambda: (Later(), table()), doctor, max_epochs=10)
     found = {finding.code: finding for finding in doctor.findings}
     assert found["missing-gradient"].until == 0
@@ -388,3 +388,14 @@ def test_what_was_found_before_training_survives_a_checkpoint(tmp_path: Path) ->
     again = Doctor(**EVERY_STEP)
     trainer(again, max_epochs=2).fit(module, data, ckpt_path=str(tmp_path / "last.ckpt"))
     assert codes(again.findings) == ["uncalled-module"]
+
+
+def test_doctor_leaves_to_its_rules_what_they_see() -> None:
+    """One cause, one verdict: the rules find these in the first steps, with more to go by."""
+    asked = {check.code for check in Doctor().checks}
+    assert asked == {c.code for c in checks_of("fast") if c.family != "cost"} - {
+        rule.code for rule in Doctor().rules
+    }
+    assert {"batch-mixing", "leaked-sample", "label-out-of-range"} <= asked
+    assert "initial-loss" not in asked
+    assert "initial-loss" in {check.code for check in Doctor(preflight="full").checks}

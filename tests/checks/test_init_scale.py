@@ -118,3 +118,19 @@ def test_without_layers_nothing_is_said_to_be_well() -> None:
 def test_thresholds_must_be_in_order() -> None:
     with pytest.raises(ValueError, match="adaptive_fade"):
         InitScale(fade=1e-3, adaptive_fade=1e-2)
+
+
+def test_weights_that_were_drawn_by_their_fan_out_are_no_fault() -> None:
+    """As the squeeze of squeeze-and-excitation in torchvision's EfficientNet."""
+
+    def squeeze(gain: float) -> nn.Module:
+        layer = nn.Linear(256, 8)
+        nn.init.kaiming_normal_(layer.weight, gain, mode="fan_out", nonlinearity="leaky_relu")
+        return nn.Sequential(nn.Linear(8, 256), nn.ReLU(), layer, nn.ReLU(), nn.Linear(8, 3))
+
+    torch.manual_seed(0)
+    assert judged(squeeze(0.0)) == []
+    net: Any = squeeze(0.0)
+    with torch.no_grad():
+        net[2].weight.mul_(4)
+    assert judged(net) != []

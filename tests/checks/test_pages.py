@@ -14,7 +14,7 @@ from lightning_diag.checks import DEFAULT_CHECKS
 @pytest.fixture
 def tool(root: Path) -> ModuleType:
     """Return the script that writes the pages."""
-    spec = importlib.util.spec_from_file_location("checks_tool", root / "tools" / "checks.py")
+    spec = importlib.util.spec_from_file_location("checks_tool", root / "tools" / "check_pages.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,9 +25,9 @@ def tool(root: Path) -> ModuleType:
 def test_the_committed_pages_are_what_the_checks_say(root: Path, tool: ModuleType) -> None:
     folder = root / "docs" / "checks"
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert tool.index(readme) == readme, "run `python tools/checks.py`"
+    assert tool.index(readme) == readme, "run `python tools/check_pages.py`"
     reference = (folder / "reference.md").read_text(encoding="utf-8")
-    assert tool.reference() == reference, "run `python tools/checks.py`"
+    assert tool.reference() == reference, "run `python tools/check_pages.py`"
 
 
 def test_each_check_has_a_heading_that_the_index_links_to(root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from checks.subjects import HEALTHY, Adversaries, Plain, made, mlp, numbers, table
-from lightning_diag.before_training import preflight_outcome
+from lightning_diag.before_training import preflight_outcome, subject
 from lightning_diag.finding import Finding
 
 
@@ -259,3 +261,45 @@ def test_scripted_and_lazy_layers_are_looked_at_without_fail() -> None:
         batches = [(numbers(4, 8), torch.zeros(4).long())] * 2
         outcome = preflight_outcome(Plain(net), batches, level="full")
         assert not [each for each in outcome.not_observed if "failed" in each.reason]
+
+
+class Averaged(Plain):
+    """A network, and a moving average of it that nobody froze."""
+
+    def __init__(self) -> None:
+        super().__init__(mlp())
+        self.average = copy.deepcopy(self.net)
+
+    def configure_optimizers(self) -> Any:
+        """Train the network alone."""
+        return torch.optim.SGD(self.net.parameters(), 0.1)
+
+
+def test_a_moving_average_that_is_left_trainable_is_a_note() -> None:
+    outcome = preflight_outcome(Averaged(), table(), level=["parameters"])
+    assert {finding.severity for finding in outcome.findings} <= {"note"}
+
+
+def test_a_function_that_a_module_holds_runs_the_copys_layers() -> None:
+    """As minGPT's blocks hold their feed-forward part; P26."""
+
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 8), nn.Linear(8, 3)
+            self.run: Callable[[Tensor], Tensor] = lambda x: self.outer(self.inner(x).relu())
+            self.again = functools.partial(torch.nn.functional.linear, bias=self.outer.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.run(x)
+
+    module = Plain(Held())
+    ran: list[Any] = []
+    module.net.inner.register_forward_pre_hook(lambda *_: ran.append(1))
+    twin = subject(module, table()).copy()
+    own = twin.module.net
+    assert own.again.keywords["bias"] is own.outer.bias
+    twin.loss(twin.moved(next(iter(table()))), 0).backward()
+    assert own.inner.weight.grad is not None
+    assert module.net.inner.weight.grad is None
+    assert preflight_outcome(module, table(), level=["parameters"]).findings == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning_diag.rules.base import NotObserved
 from lightning_diag.rules.parameter_not_in_optimizer import ParameterNotInOptimizer
 from rules.stories import flat, meta, story, weight
@@ -48,3 +50,19 @@ def test_fewer_than_the_threshold_are_let_pass() -> None:
 def test_without_metadata_nothing_is_observed() -> None:
     verdict = ParameterNotInOptimizer().check(story(about={"optimizers": []}))
     assert verdict == NotObserved("parameter-not-in-optimizer", "the parameters are not known")
+
+
+def test_a_moving_average_that_is_left_trainable_is_a_note() -> None:
+    known = meta()
+    for i in (0, 1):
+        like = known["parameters"][weight(i)]
+        copy = {**like, "layer": f"average.{i}", "optimizers": []}
+        known["parameters"][f"average.{i}.weight"] = copy
+    (finding,) = ParameterNotInOptimizer()(story(about=known))
+    assert finding.severity == "note"
+
+    def reached(step: int, values: Any) -> None:
+        values["gradient/norm"]["average.1.weight"] = 1.0
+
+    (tower,) = ParameterNotInOptimizer()(story(reached, about=known))
+    assert tower.severity == "suspect"

@@ -1,6 +1,6 @@
 """Write `docs/checks/reference.md` and the table in `docs/checks/README.md`, from the checks.
 
-python tools/checks.py
+python tools/check_pages.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How initial weights keep signal and gradient through deep networks, and what `init_` costs.
 
-python benchmarks/initialisation.py
+python benchmarks/initial_weights.py
 """
 
 from __future__ import annotations

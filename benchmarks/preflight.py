@@ -1,6 +1,6 @@
 """Measure what the checks before training cost, against a training step.
 
-python benchmarks/checks.py
+python benchmarks/preflight.py
 """
 
 from __future__ import annotations

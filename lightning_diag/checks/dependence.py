@@ -72,6 +72,14 @@ class Prediction:
     tensor: Tensor
 
 
+@dataclass
+class _Scope:
+    """What is looked at on the way back. Hooks of a graph must not hold who holds the graph."""
+
+    samples: int = 1
+    entries_alone: bool = False
+
+
 class Dependence(TorchFunctionMode):
     """Runs code and keeps what modules hand on, so that gradients can be followed back.
 
@@ -94,8 +102,7 @@ class Dependence(TorchFunctionMode):
         self._root, self._modules = root, modules
         self._depth = 0
         self._counts: dict[str, int] = {}
-        self._samples = 1
-        self._entries_alone = False
+        self._scope = _Scope()
         self._entries: list[Tensor] = []
         """Where gradients end."""
         self._entered: set[int] = set()
@@ -188,11 +195,12 @@ class Dependence(TorchFunctionMode):
         is_entry = id(x) in self._entered
         passing = Passing(self._modules[id(module)], kind, module, tuple(x.shape), is_entry)
         self.passings.append(passing)
+        scope = self._scope
 
         def look(gradient: Tensor) -> None:
             sizes = list(enumerate(gradient.shape[:2]))
-            dims = [d for d, size in sizes if size and size % self._samples == 0]
-            if dims and (is_entry or not self._entries_alone):
+            dims = [d for d, size in sizes if size and size % scope.samples == 0]
+            if dims and (is_entry or not scope.entries_alone):
                 table = _table(gradient)
                 passing.indices = {dim: reached(table, dim) for dim in dims}
 
@@ -206,8 +214,8 @@ class Dependence(TorchFunctionMode):
             samples: First and second dimensions of as many, or a multiple, are looked at.
             entries_alone: Whether to look only where gradients end.
         """
-        self._samples = samples
-        self._entries_alone = entries_alone and bool(self._entries)
+        self._scope.samples = samples
+        self._scope.entries_alone = entries_alone and bool(self._entries)
         for passing in self.passings:
             passing.indices = {}
         generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import inspect
 import math
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from rules.test_contract import SECTIONS, resolves, undocumented
-from torch import Tensor
+from torch import Tensor, nn
 
 from checks.sick import SICK
 from checks.subjects import HEALTHY, Pair, Plain, loader, made, mlp, table
@@ -110,6 +111,20 @@ def test_a_sick_module_is_found_without_a_trace(check: type[Check]) -> None:
     assert finding.message.endswith(".")
     assert re.search(r"\d", finding.message)
     assert Finding.from_dict(finding.to_dict()) == finding
+
+
+@CHECKS
+def test_nothing_of_a_copy_is_kept(check: type[Check]) -> None:
+    """P17: hooks of a graph that hold who holds the graph would keep it for good."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(each, nn.Linear) for each in gc.get_objects())
+
+    asked(SICK[check.code], check())
+    before = alive()
+    asked(SICK[check.code], check())
+    assert alive() <= before
 
 
 @CHECKS

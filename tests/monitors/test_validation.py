@@ -123,7 +123,7 @@ class Follows(Rule):
 
 def test_rules_are_asked_again_after_each_validation_and_before_the_summary() -> None:
     Follows.seen.clear()
-    doctor = Doctor(rules=[Follows()], **EVERY_STEP)
+    doctor = Doctor(rules=[Follows()], preflight="off", **EVERY_STEP)
     module = Validated()
     fit(module, doctor, max_epochs=2)
     step, value = Follows.seen[-1]

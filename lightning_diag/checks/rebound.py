@@ -24,10 +24,10 @@ def rebind(own: nn.Module, memo: Mapping[int, Any]) -> None:
         >>> import copy
         >>> net, memo = nn.Module(), {}
         >>> net.fc = nn.Linear(1, 1)
-        >>> net.run = lambda x: net.fc(x)
+        >>> net.run = functools.partial(nn.functional.linear, weight=net.fc.weight)
         >>> twin = copy.deepcopy(net, memo)
         >>> rebind(twin, memo)
-        >>> twin.run.__closure__[0].cell_contents is twin
+        >>> twin.run.keywords["weight"] is twin.fc.weight
         True
     """
     for module in own.modules():

@@ -191,6 +191,7 @@ def test_a_layers_page_shows_all_that_is_known_of_it(open_page: Open) -> None:
     dialog.get_by_role("button", name="Next layer").click()
     assert dialog.locator("h2").inner_text() != "model.encoder.embed"
     dialog.get_by_role("button", name="Close").click()
+    opened.settle()  # a dialog tells that it was closed in a task of its own
     assert page.evaluate("dialogCharts.length") == 0
     assert opened.complaints == []
 

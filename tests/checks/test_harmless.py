@@ -349,9 +349,10 @@ def test_an_averaged_copy_of_a_network_is_no_uncalled_module() -> None:
 
 def test_thresholds_of_checks_are_set_by_code() -> None:
     anew = {"initial-loss": {"factor": 9.0}, "dead-relu": {"fraction": 0.3}}
-    doctor = Doctor(thresholds=anew)
-    assert checks_of("fast", {"initial-loss": {"factor": 9.0}}) == doctor.checks
-    assert Preflight(thresholds={"initial-loss": {"factor": 9.0}}).checks == doctor.checks
+    doctor = Doctor(thresholds=anew, preflight="full")
+    assert checks_of("full", {"initial-loss": {"factor": 9.0}}) == doctor.checks
+    other = Preflight(level="full", thresholds={"initial-loss": {"factor": 9.0}})
+    assert other.checks == doctor.checks
     module, data = Plain(mlp(), lambda x, y: nn.functional.cross_entropy(1000 * x, y)), table()
     level = ["initial-loss"]
     assert preflight(module, data, level=level)

@@ -361,6 +361,16 @@ def test_thresholds_of_checks_are_set_by_code() -> None:
         Preflight(thresholds={"initial-loss": {"factr": 9.0}})
 
 
+def test_a_layer_that_never_runs_is_explained_by_nothing_else() -> None:
+    evidence = Evidence(9.0, 2.0, 1, 1)
+    codes = ("output-activation-mismatch", "missing-gradient")
+    found = [Finding(code, "bad", "M.", "D.", (), (0, 0), evidence) for code in codes]
+    ranked = explain(found, History(), foretold=set(codes))
+    assert {f.code: f.caused_by for f in ranked} == dict.fromkeys(codes)
+    in_a_run = {f.code: f.caused_by for f in explain(found, History())}
+    assert in_a_run["missing-gradient"] == "output-activation-mismatch"
+
+
 def test_growth_seen_before_training_explains_the_first_loss_and_not_the_other_way_round() -> None:
     evidence = Evidence(9.0, 2.0, 1, 1)
     found = [Finding(code, "bad", "M.", "D.", (), (0, 0), evidence)

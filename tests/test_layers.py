@@ -28,8 +28,10 @@ ACTORS = {"monitors", "probe", "doctor", "checks", "lr", "transfer", "hard", "we
     "auto",
     "before_training",
 }
-WORDS = {"batch_size", "finding", "history", "record", "siblings", "thresholds", "warning"} | {
-    "wording"
+WORDS = {"batch_size", "finding", "history", "misfits", "record", "siblings", "splits"} | {
+    "thresholds",
+    "warning",
+    "wording",
 }
 
 # Part of the package -> parts that it must never import.

@@ -168,15 +168,21 @@ def judged(cls: Any, calls: Iterable[tuple[Any, ...]], *, wrong: float, kink: fl
     kinds: set[Kind] = {"unknown"}
     for args in calls:
         try:
-            call = _Call(cls, args)
-            coordinates = call.compared(wrong, kink)
-            kind = _kind(coordinates)
-            is_meant = kind not in ("right", "unknown") and call.is_identity()
-            kinds.add("identity" if is_meant else kind)
-        except Exception:  # noqa: BLE001, S112  # a function may not stand being called alone
-            continue
+            kind, coordinates = _judged_call(_Call(cls, args), wrong, kink)
+        except Exception:  # noqa: BLE001  # a function may not stand being called alone
+            kind, coordinates = "unknown", []
+        kinds.add(kind)
         found += coordinates
     return Judged(min(kinds, key=_ORDER.index), tuple(found))
+
+
+def _judged_call(
+    call: _Call, wrong: float, kink: float
+) -> tuple[Kind, list[tuple[int, Coordinate]]]:
+    coordinates = call.compared(wrong, kink)
+    kind = _kind(coordinates)
+    is_meant = kind not in ("right", "unknown") and call.is_identity()
+    return "identity" if is_meant else kind, coordinates
 
 
 class _Call:

@@ -8,18 +8,7 @@ from typing import NamedTuple
 from lightning_diag.checks.losses import SeenLoss
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.trial import Trial
-from lightning_diag.finding import Severity
-
-
-class Problem(NamedTuple):
-    """What is wrong with a call of a loss function."""
-
-    severity: Severity
-    text: str
-    """The rest of a sentence that begins with the call's place."""
-    remedy: str
-    value: float
-    threshold: float
+from lightning_diag.misfits import Problem
 
 
 class Agreed(NamedTuple):

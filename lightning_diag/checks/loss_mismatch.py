@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.handwritten import broadcast_by_hand
 from lightning_diag.checks.initial_loss import again
-from lightning_diag.checks.looks import Agreed, Problem, agreed
+from lightning_diag.checks.looks import Agreed, agreed
 from lightning_diag.checks.losses import LossCatch, SeenLoss
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.trial import Trial
@@ -21,17 +21,23 @@ from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.lr.optimizers import family
 from lightning_diag.measure.losses import INDEX_LOSSES, REGRESSION_LOSSES, rows_of
 from lightning_diag.measure.output import broadcasts, distributions
+from lightning_diag.misfits import (
+    LEVELS,
+    UNSIGNED,
+    YES_OR_NO,
+    Problem,
+    below_zero,
+    class_numbers,
+    compares_all_pairs,
+    negated,
+    outside_of_yes_and_no,
+)
 from lightning_diag.probe.places import trained_modules
 from lightning_diag.wording import shown
 
-_YES_OR_NO = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
-_NEVER_NEGATIVE = (
-    _YES_OR_NO | REGRESSION_LOSSES | {"cross_entropy", "nll_loss", "kl_div", "multi_margin_loss"}
-)
+_NEVER_NEGATIVE = UNSIGNED | REGRESSION_LOSSES
 _BATCHES = 16
 """Batches at most whose targets are counted (our choice)."""
-_LEVELS = 2
-"""A class index must reach this: 0 and 1 alone may well be least squares on purpose."""
 _SAME = 1e-3
 """How far two losses may be apart to be one, of their size."""
 
@@ -143,33 +149,17 @@ class LossMismatch(Check):
     def _negative(self, seen: SeenLoss) -> Problem | None:
         call = seen.call
         is_whole = call.reduction != "none" and not call.weighted  # else some may not count
-        if seen.function in _YES_OR_NO and call.target.numel() and is_whole:
+        if seen.function in YES_OR_NO and call.target.numel() and is_whole:
             worst = float(torch.maximum(-call.target.float(), call.target.float() - 1).max())
             if worst > self.beyond and math.isfinite(worst):
-                return Problem(
-                    "bad",
-                    f"takes targets from 0 to 1, and gets some that lie {shown(worst)} outside "
-                    f"(threshold {self.beyond:g})",
-                    "Give it 0 for no and 1 for yes; for numbers use `torch.nn.MSELoss`.",
-                    worst,
-                    self.beyond,
-                )
+                return outside_of_yes_and_no(worst, self.beyond)
         value = math.nan if call.output is None else float(call.output.float().mean())
         if seen.function not in _NEVER_NEGATIVE or not value < 0 or _is_rounding(seen, value):
             return None
         is_prediction = seen.function in ("nll_loss", "kl_div") and not _are_logs(seen)
         if is_prediction and seen.function == "nll_loss":
             return None  # of which `output-activation-mismatch` tells
-        return Problem(
-            "bad",
-            f"returned {shown(value)}, which it can only if its "
-            f"{'predictions' if is_prediction else 'targets'} are not what it takes (least: 0)",
-            "Give it logarithms of probabilities, by `torch.nn.functional.log_softmax`."
-            if is_prediction
-            else "Check the targets: probabilities must lie between 0 and 1 and add up to 1.",
-            value,
-            0.0,
-        )
+        return below_zero(value, wants_logs=is_prediction)
 
     def _numbered(self, subject: Subject) -> list[Agreed]:
         """Return the regressions on what looks like class numbers."""
@@ -187,24 +177,18 @@ class LossMismatch(Check):
 
     def _of_numbers(self, values: Tensor, seen: SeenLoss) -> Problem | None:
         top = float(values.max())
-        count = top + 1
-        if not _counts(values) or float(values.min()) != 0 or not _LEVELS <= top <= self.classes:
+        if not _counts(values) or float(values.min()) != 0 or not LEVELS <= top <= self.classes:
             return None
-        if len(values) < self.targets * count:
+        if len(values) < self.targets * (top + 1):
             return None
-        even = math.sqrt((count * count - 1) / 12)
-        off = max(abs(float(values.mean()) - top / 2), abs(float(values.std()) - even)) / count
         width = seen.call.input.shape[-1] if seen.call.input.dim() > 1 else 1
-        if off > self.evenness or (off > self.evenness / 2 and width != count):
-            return None
-        return Problem(
-            "suspect",
-            f"measures distances to targets that look like the numbers of {count:.0f} classes: "
-            f"whole numbers from 0 to {top:.0f}, about equally frequent among {len(values)}",
-            "For classes use `torch.nn.CrossEntropyLoss` and one output for each; if the numbers "
-            "are quantities, all is well.",
-            off,
-            self.evenness,
+        return class_numbers(
+            float(values.mean()),
+            float(values.std()),
+            top,
+            outputs=width,
+            evenness=self.evenness,
+            count=f" among {len(values)}",
         )
 
 
@@ -216,7 +200,7 @@ def _counts(values: Tensor) -> bool:
 
 def _more(subject: Subject, seen: SeenLoss, values: Tensor, each: int) -> Tensor:
     """Return the targets of a call with those of more batches, to have some of each class."""
-    count = math.ceil(each * (max(float(values.max()), _LEVELS) + 2) / len(values))
+    count = math.ceil(each * (max(float(values.max()), LEVELS) + 2) / len(values))
     if count <= 1:
         return values
     twin, found = subject.copy(), [values]
@@ -235,14 +219,7 @@ def _broadcast(x: Sequence[int], target: Sequence[int], function: str) -> Proble
         return None  # of as many dimensions, somebody may want all pairs
     if not broadcasts(torch.empty(x, device="meta"), torch.empty(target, device="meta")):
         return None
-    return Problem(
-        "bad",
-        f"compares predictions of shape {tuple(x)} with targets of shape {tuple(target)}: each "
-        "with all of them, so the mean of the targets is the best answer",
-        "Give both the same shape, with `.squeeze(1)` or `.unsqueeze(1)`.",
-        float(len(x)),
-        float(len(target)),
-    )
+    return compares_all_pairs(x, target)
 
 
 def _negated(seen: SeenLoss, trial: Trial) -> Problem | None:
@@ -253,14 +230,7 @@ def _negated(seen: SeenLoss, trial: Trial) -> Problem | None:
     is_negative = value > 0 and abs(value + trial.loss) <= _SAME * value
     if not is_negative or seen.function not in _NEVER_NEGATIVE or len(_trained(trial)) > 1:
         return None
-    return Problem(
-        "bad",
-        f"returns {shown(value)}, and training minimises {shown(trial.loss)}: its negative, so "
-        "that the network learns to be wrong",
-        "Minimise what the loss function returns, not its negative.",
-        trial.loss,
-        0.0,
-    )
+    return negated(value, trial.loss)
 
 
 def _trained(trial: Trial) -> list[SeenLoss]:

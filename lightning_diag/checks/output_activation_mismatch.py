@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_diag.checks.base import Check
-from lightning_diag.checks.looks import Problem, agreed
+from lightning_diag.checks.looks import agreed
 from lightning_diag.checks.losses import SeenLoss
 from lightning_diag.checks.subject import Subject
 from lightning_diag.checks.trial import Trial
@@ -17,19 +17,19 @@ from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.measure.losses import REGRESSION_LOSSES, rows_of
 from lightning_diag.measure.output import distributions
 from lightning_diag.measure.target import TargetMeasure
+from lightning_diag.misfits import (
+    CUT,
+    SQUASHED,
+    Problem,
+    bounded_scores,
+    one_class,
+    out_of_reach,
+    sigmoid_after,
+    softmax_twice,
+)
 from lightning_diag.wording import listing
 
-_SQUASHED = frozenset({"sigmoid", "softmax", "hardsigmoid"})
-_CUT = frozenset({"tanh", "relu", "hardtanh", "hardsigmoid", "sigmoid"})
 _LOGITS = "Give it the output of the last layer as it is; "
-_REACH = {
-    "relu": "cannot go below 0",
-    "softplus": "cannot go below 0",
-    "exp": "cannot go below 0",
-    "tanh": "stays between -1 and 1",
-    "logsigmoid": "cannot go above 0",
-    "log_softmax": "cannot go above 0",
-}
 _EXACT, _ROUNDED = 1e-3, 2e-2
 """How far a sum of probabilities may be from 1, in float32 and in 16 bits."""
 
@@ -122,23 +122,10 @@ class OutputActivationMismatch(Check):
     def _before_cross_entropy(self, seen: SeenLoss) -> Problem | None:
         x, activation = seen.call.input, seen.call.activation
         if x.shape[min(1, x.dim() - 1)] == 1:
-            return Problem(
-                "bad",
-                "is a cross-entropy over 1 class, which is 0 whatever the network says",
-                "Use `torch.nn.BCEWithLogitsLoss` for one output, or as many outputs as classes.",
-                1.0,
-                2.0,
-            )
+            return one_class()
         share, logs = distribution_shares(x, 1 if x.dim() > 1 else 0)
         if share > self.rows and activation != "log_softmax":
-            return Problem(
-                "bad",
-                f"applies softmax to what is the result of a softmax: {share:.0%} of the rows it "
-                f"is given are probabilities (threshold {self.rows:.0%})",
-                _LOGITS + "`torch.nn.CrossEntropyLoss` has the softmax in it.",
-                share,
-                self.rows,
-            )
+            return softmax_twice(share, self.rows)
         if activation in ("softmax", "log_softmax") and max(share, logs) < 1 - self.rows:
             return self._elsewhere(seen, _LOGITS + "`torch.nn.CrossEntropyLoss` has the softmax "
                                    "over the classes in it.")  # fmt: skip
@@ -146,30 +133,15 @@ class OutputActivationMismatch(Check):
             return self._log_of_softmax(
                 logs, _LOGITS + "`torch.nn.CrossEntropyLoss` has a log-softmax in it."
             )
-        if activation in _CUT:
-            return Problem(
-                "suspect",
-                f"is given the output of a {activation}, 1 function too many: it keeps the scores "
-                "from moving apart",
-                _LOGITS + "`torch.nn.CrossEntropyLoss` takes scores of any size and sign.",
-                1.0,
-                0.0,
-            )
+        if activation in CUT:
+            return bounded_scores(activation)
         return None
 
     def _before_sigmoid(self, seen: SeenLoss) -> Problem | None:
         activation = seen.call.activation
-        if activation not in _SQUASHED | _CUT:
+        if activation not in SQUASHED | CUT:
             return None
-        is_squashed = activation in _SQUASHED
-        text = "so no probability is below 50 %" if activation != "tanh" else "from 27 % to 73 %"
-        return Problem(
-            "bad" if is_squashed else "suspect",
-            f"applies a sigmoid to the output of a {activation}: {text}",
-            _LOGITS + "`torch.nn.BCEWithLogitsLoss` has the sigmoid in it.",
-            1.0,
-            0.0,
-        )
+        return sigmoid_after(activation)
 
     def _instead_of_logs(self, seen: SeenLoss) -> Problem | None:
         x, activation = seen.call.input, seen.call.activation
@@ -246,16 +218,7 @@ class OutputActivationMismatch(Check):
         share = known["unreachable_fraction"][seen.place]
         if not share > self.unreachable:
             return None
-        activation = seen.call.activation
-        return Problem(
-            "bad" if share >= self.bad_unreachable else "suspect",
-            f"compares targets with the output of a {activation}, which "
-            f"{_REACH.get(activation, 'stays between 0 and 1')}: {share:.0%} of the targets lie "
-            f"beyond (threshold {self.unreachable:.0%})",
-            "Leave out the last activation function, or scale the targets to what it can return.",
-            share,
-            self.unreachable,
-        )
+        return out_of_reach(seen.call.activation, share, self.unreachable, self.bad_unreachable)
 
 
 def distribution_shares(x: Tensor, dim: int) -> tuple[float, float]:

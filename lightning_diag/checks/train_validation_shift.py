@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from lightning_diag.checks.base import Check
 from lightning_diag.checks.data import clone
@@ -14,20 +13,11 @@ from lightning_diag.checks.subject import Subject
 from lightning_diag.finding import Finding, NotObserved
 from lightning_diag.measure.base import Columns
 from lightning_diag.measure.data import is_measured, leaf_columns, leaf_numbers, leaves
+from lightning_diag.splits import Limits, Side, difference
 from lightning_diag.wording import shown
 
 _SAMPLES = 64
 """Samples of each split that are looked at (our choice), as for what enters the first layer."""
-
-
-class Side(NamedTuple):
-    """What a tensor of the batch looks like in one split."""
-
-    mean: float
-    std: float
-    mean_error: float
-    std_error: float
-    samples: float
 
 
 def sides(batches: Iterable[Any]) -> dict[str, Side]:
@@ -119,48 +109,19 @@ class TrainValidationShift(Check):
         return []
 
     def _compare(self, name: str, train: Side, held: Side) -> list[Finding]:
-        gap, factor = _gap(train.mean, held.mean, train.std), _factor(train.std, held.std)
-        mean_noise = _gap(math.hypot(train.mean_error, held.mean_error), 0.0, train.std)
-        std_noise = math.hypot(*(_relative(side) for side in (train, held)))
-        is_moved = gap >= self.shift and gap >= self.errors * mean_noise
-        is_scaled = factor >= self.factor and math.log(factor) >= self.errors * std_noise
-        if not is_moved and not is_scaled:
+        found = difference(train, held, Limits(self.shift, self.factor, self.errors))
+        if found is None:
             return []
-        by_factor = is_scaled and (not is_moved or factor / self.factor > gap / self.shift)
-        value, threshold = (factor, self.factor) if by_factor else (gap, self.shift)
-        what = (
-            f"their standard deviations differ by a factor of {shown(value)}"
-            if by_factor
-            else f"their means differ by {shown(value)} standard deviations"
-        )
         return self.found(
             "suspect",
-            f"Training's and validation's samples differ in tensor {name!r}: {what} (threshold "
-            f"{shown(threshold)}). Mean and standard deviation are {shown(train.mean)} and "
-            f"{shown(train.std)} in training, {shown(held.mean)} and {shown(held.std)} in "
-            f"validation, over {train.samples:.0f} and {held.samples:.0f} samples.",
+            f"Training's and validation's samples differ in tensor {name!r}: {found.text} "
+            f"(threshold {shown(found.threshold)}). Mean and standard deviation are "
+            f"{shown(train.mean)} and {shown(train.std)} in training, {shown(held.mean)} and "
+            f"{shown(held.std)} in validation, over {train.samples:.0f} and "
+            f"{held.samples:.0f} samples.",
             "Process both splits by one function, with mean and standard deviation of the "
             "training split, and look at a batch of each `torch.utils.data.DataLoader`.",
-            value=min(value, 1e30),
-            threshold=threshold,
+            value=min(found.value, 1e30),
+            threshold=found.threshold,
             window=int(train.samples + held.samples),
         )
-
-
-def _gap(one: float, other: float, std: float) -> float:
-    """Return a difference in standard deviations."""
-    if one == other:
-        return 0.0
-    return abs(one - other) / std if std > 0 else math.inf
-
-
-def _factor(one: float, other: float) -> float:
-    """Return how many times the larger one is the smaller one."""
-    low, high = sorted((one, other))
-    return 1.0 if low == high else high / low if low > 0 else math.inf
-
-
-def _relative(side: Side) -> float:
-    """Return the relative error of a standard deviation; that of a normal one at least."""
-    least = 1 / math.sqrt(2 * side.samples)
-    return max(least, side.std_error / side.std) if side.std > 0 else least

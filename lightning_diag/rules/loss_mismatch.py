@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from lightning_diag.finding import Evidence, Finding, Severity
+from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
+from lightning_diag.misfits import (
+    LEVELS,
+    UNSIGNED,
+    YES_OR_NO,
+    Problem,
+    below_zero,
+    class_numbers,
+    compares_all_pairs,
+    negated,
+    outside_of_yes_and_no,
+)
 from lightning_diag.record import Record
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.calls import REGRESSION, Call, looks, loss_calls, the_loss
@@ -21,23 +32,8 @@ from lightning_diag.rules.reading import (
     weights,
 )
 
-_YES_OR_NO = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
-_NEVER_NEGATIVE = (
-    _YES_OR_NO | REGRESSION | {"cross_entropy", "nll_loss", "kl_div", "multi_margin_loss"}
-)
 _SCALES = ("SGD", "LBFGS", "ASGD")
 """Optimizers whose steps grow with the loss; Adam and its like do not notice."""
-_LEVELS = 2
-"""A class index must reach this: 0 and 1 alone may well be least squares on purpose."""
-
-
-class _Problem(NamedTuple):
-    severity: Severity
-    text: str
-    """What is wrong, as the rest of a sentence that begins with the call."""
-    remedy: str
-    value: float
-    threshold: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ class LossMismatch(Rule):
                 return [self._found(history, place, problem, seen[-1][0])]
         return []
 
-    def _found(self, history: History, place: str, problem: _Problem, step: int) -> Finding:
+    def _found(self, history: History, place: str, problem: Problem, step: int) -> Finding:
         return Finding(
             code=self.code,
             severity=problem.severity,
@@ -128,20 +124,13 @@ class LossMismatch(Rule):
             evidence=Evidence(problem.value, problem.threshold, step + 1, self.records),
         )
 
-    def _broadcast(self, call: Call) -> _Problem | None:
+    def _broadcast(self, call: Call) -> Problem | None:
         x, target = call["input_shape"], call["target_shape"]
         if not call["broadcast"] or len(x) == len(target):
             return None  # of as many dimensions, somebody may want all pairs
-        return _Problem(
-            "bad",
-            f"compares predictions of shape {tuple(x)} with targets of shape {tuple(target)}: each "
-            "with all of them, so the mean of the targets is the best answer",
-            "Give both the same shape, with `.squeeze(1)` or `.unsqueeze(1)`.",
-            float(len(x)),
-            float(len(target)),
-        )
+        return compares_all_pairs(x, target)
 
-    def _negated(self, history: History, place: str) -> _Problem | None:
+    def _negated(self, history: History, place: str) -> Problem | None:
         now = history.last("loss/train").get("", 0.0)
         if not now < 0 or has_several_optimizers(history) or the_loss(history) is not None:
             return None
@@ -154,49 +143,26 @@ class LossMismatch(Rule):
             return None
         if not all(value > 0 and abs(value + loss) <= 1e-3 * value for value, loss in pairs):
             return None
-        return _Problem(
-            "bad",
-            f"returns {shown(pairs[0][0])}, and training minimises {shown(pairs[0][1])}: its "
-            "negative, so that the network learns to be wrong",
-            "Minimise what the loss function returns, not its negative.",
-            pairs[0][1],
-            0.0,
-        )
+        return negated(*pairs[0])
 
     def _negative(
         self, history: History, place: str, call: Call, losses: list[float]
-    ) -> _Problem | None:
+    ) -> Problem | None:
         function = call["function"]
-        if function in _YES_OR_NO:
+        if function in YES_OR_NO:
             low = looks(history, "target/min", place, self.records)
             high = looks(history, "target/max", place, self.records)
             worst = max([0.0, *(-v for _, v in low), *(v - 1 for _, v in high)])
             if worst > self.beyond and math.isfinite(worst):
-                return _Problem(
-                    "bad",
-                    f"takes targets from 0 to 1, and gets some that lie {shown(worst)} outside "
-                    f"(threshold {self.beyond:g})",
-                    "Give it 0 for no and 1 for yes; for numbers use `torch.nn.MSELoss`.",
-                    worst,
-                    self.beyond,
-                )
-        if function not in _NEVER_NEGATIVE or not max(losses) < 0:
+                return outside_of_yes_and_no(worst, self.beyond)
+        if function not in UNSIGNED | REGRESSION or not max(losses) < 0:
             return None
         logs = looks(history, "output/log_probability_fraction", place, 1)
         wants_logs = function in ("nll_loss", "kl_div")
         is_prediction = wants_logs and (not logs or logs[-1][1] < 0.5)
-        return _Problem(
-            "bad",
-            f"returned {shown(losses[-1])}, which it can only if its "
-            f"{'predictions' if is_prediction else 'targets'} are not what it takes (least: 0)",
-            "Give it logarithms of probabilities, by `torch.nn.functional.log_softmax`."
-            if is_prediction
-            else "Check the targets: probabilities must lie between 0 and 1 and add up to 1.",
-            losses[-1],
-            0.0,
-        )
+        return below_zero(losses[-1], wants_logs=is_prediction)
 
-    def _classes(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _classes(self, history: History, place: str, call: Call) -> Problem | None:
         if call["function"] not in REGRESSION:
             return None
         last = {
@@ -209,26 +175,13 @@ class LossMismatch(Rule):
             [value for _, value in last[name]] for name in ("integer_fraction", "min", "max")
         )
         top = max(high)
-        if min(whole) < 1 or min(low) != 0 or not _LEVELS <= top <= self.classes:
+        if min(whole) < 1 or min(low) != 0 or not LEVELS <= top <= self.classes:
             return None
-        count = top + 1
         mean, std = (centre(v for _, v in last[name]) for name in ("mean", "std"))
-        even = math.sqrt((count * count - 1) / 12)
-        off = max(abs(mean - top / 2), abs(std - even)) / count
         outputs = _outputs(history)
-        if off > self.evenness or (off > self.evenness / 2 and outputs != count):
-            return None
-        return _Problem(
-            "suspect",
-            f"measures distances to targets that look like the numbers of {count:.0f} classes: "
-            f"whole numbers from 0 to {top:.0f}, about equally frequent",
-            "For classes use `torch.nn.CrossEntropyLoss` and one output for each; if the numbers "
-            "are quantities, all is well.",
-            off,
-            self.evenness,
-        )
+        return class_numbers(mean, std, top, outputs=outputs, evenness=self.evenness)
 
-    def _summed(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _summed(self, history: History, place: str, call: Call) -> Problem | None:
         size = call["input_shape"][0] if call["input_shape"] else 1
         optimizers = history.meta.get("optimizers", [])
         if call["reduction"] != "sum" or size < 2 or the_loss(history) != place:
@@ -240,7 +193,7 @@ class LossMismatch(Rule):
         updates = typical_ratio(history).values if weights(history) else []
         large = sorted(updates)[len(updates) // 2] if updates else 0.0
         hurts = not large < self.ratio or not now < 3 * first
-        return _Problem(
+        return Problem(
             "suspect" if hurts else "note",
             f"adds up the losses of {size} samples, so that steps grow with the batch size"
             + (

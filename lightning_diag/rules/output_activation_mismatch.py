@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from lightning_diag.finding import Evidence, Finding, Severity
+from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
+from lightning_diag.misfits import (
+    CUT,
+    SQUASHED,
+    Problem,
+    bounded_scores,
+    one_class,
+    out_of_reach,
+    sigmoid_after,
+    softmax_twice,
+)
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.calls import REGRESSION, Call, looks, loss_calls
-
-_SQUASHED = frozenset({"sigmoid", "softmax", "hardsigmoid"})
-_CUT = frozenset({"tanh", "relu", "hardtanh", "hardsigmoid", "sigmoid"})
-_LOGITS = "Give it the output of the last layer as it is; "
-_REACH = {
-    "relu": "cannot go below 0",
-    "softplus": "cannot go below 0",
-    "exp": "cannot go below 0",
-    "tanh": "stays between -1 and 1",
-    "logsigmoid": "cannot go above 0",
-    "log_softmax": "cannot go above 0",
-}
-
-
-class _Problem(NamedTuple):
-    severity: Severity
-    text: str
-    """What is wrong, as the rest of a sentence that begins with the call."""
-    remedy: str
-    value: float
-    threshold: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +104,7 @@ class OutputActivationMismatch(Rule):
             )
         ]
 
-    def _problem(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _problem(self, history: History, place: str, call: Call) -> Problem | None:
         function = call["function"]
         if function == "cross_entropy":
             return self._before_cross_entropy(history, place, call)
@@ -139,52 +128,24 @@ class OutputActivationMismatch(Rule):
     def _is_seen(self, history: History, place: str) -> bool:
         return len(looks(history, "output/mean", place, self.records)) >= self.records
 
-    def _before_cross_entropy(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _before_cross_entropy(self, history: History, place: str, call: Call) -> Problem | None:
         activation = call["activation"]
         if call["classes"] == 1 and self._is_seen(history, place):
-            return _Problem(
-                "bad",
-                "is a cross-entropy over 1 class, which is 0 whatever the network says",
-                "Use `torch.nn.BCEWithLogitsLoss` for one output, or as many outputs as classes.",
-                1.0,
-                2.0,
-            )
+            return one_class()
         share = self._all(history, "output/probability_fraction", place, self.rows)
         if share is not None and activation != "log_softmax":
-            return _Problem(
-                "bad",
-                f"applies softmax to what is the result of a softmax: {share:.0%} of the rows it "
-                f"is given are probabilities (threshold {self.rows:.0%})",
-                _LOGITS + "`torch.nn.CrossEntropyLoss` has the softmax in it.",
-                share,
-                self.rows,
-            )
-        if activation in _CUT and self._is_seen(history, place):
-            return _Problem(
-                "suspect",
-                f"is given the output of a {activation}, 1 function too many: it keeps the scores "
-                "from moving apart",
-                _LOGITS + "`torch.nn.CrossEntropyLoss` takes scores of any size and sign.",
-                1.0,
-                0.0,
-            )
+            return softmax_twice(share, self.rows)
+        if activation in CUT and self._is_seen(history, place):
+            return bounded_scores(activation)
         return None
 
-    def _before_sigmoid(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _before_sigmoid(self, history: History, place: str, call: Call) -> Problem | None:
         activation = call["activation"]
-        if activation not in _SQUASHED | _CUT or not self._is_seen(history, place):
+        if activation not in SQUASHED | CUT or not self._is_seen(history, place):
             return None
-        is_squashed = activation in _SQUASHED
-        text = "so no probability is below 50 %" if activation != "tanh" else "from 27 % to 73 %"
-        return _Problem(
-            "bad" if is_squashed else "suspect",
-            f"applies a sigmoid to the output of a {activation}: {text}",
-            _LOGITS + "`torch.nn.BCEWithLogitsLoss` has the sigmoid in it.",
-            1.0,
-            0.0,
-        )
+        return sigmoid_after(activation)
 
-    def _instead_of_logs(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _instead_of_logs(self, history: History, place: str, call: Call) -> Problem | None:
         if not self._none(history, "output/log_probability_fraction", place):
             return None
         share = self._all(history, "output/probability_fraction", place, self.rows)
@@ -194,7 +155,7 @@ class OutputActivationMismatch(Rule):
             what = "a log-softmax over another dimension than that of the classes"
         else:
             what = "scores where it wants logarithms of probabilities"
-        return _Problem(
+        return Problem(
             "bad",
             f"is given {what}: the exponentials of fewer than {1 - self.rows:.0%} of the rows add "
             "up to 1",
@@ -204,17 +165,8 @@ class OutputActivationMismatch(Rule):
             self.rows,
         )
 
-    def _out_of_reach(self, history: History, place: str, call: Call) -> _Problem | None:
+    def _out_of_reach(self, history: History, place: str, call: Call) -> Problem | None:
         share = self._all(history, "target/unreachable_fraction", place, self.unreachable)
         if share is None:
             return None
-        activation = call["activation"]
-        return _Problem(
-            "bad" if share >= self.bad_unreachable else "suspect",
-            f"compares targets with the output of a {activation}, which "
-            f"{_REACH.get(activation, 'stays between 0 and 1')}: {share:.0%} of the targets lie "
-            f"beyond (threshold {self.unreachable:.0%})",
-            "Leave out the last activation function, or scale the targets to what it can return.",
-            share,
-            self.unreachable,
-        )
+        return out_of_reach(call["activation"], share, self.unreachable, self.bad_unreachable)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from lightning_diag.finding import Evidence, Finding
 from lightning_diag.history import History
 from lightning_diag.rules.base import NotObserved, Rule
 from lightning_diag.rules.reading import shown
+from lightning_diag.splits import Limits, Side, difference, gap, ratio
 
 _LOOKS = 16
 """Looks at training's batches that are put together (our choice): one may hold one sample."""
 _METRICS = ("mean", "std", "mean_error", "std_error", "samples")
-
-
-class _Side(NamedTuple):
-    """What a tensor of the batch looks like in one stage."""
-
-    mean: float
-    std: float
-    mean_error: float
-    std_error: float
-    samples: float
 
 
 @dataclass(frozen=True)
@@ -86,8 +77,8 @@ class TrainValidationShift(Rule):
         for leaf in shared:
             ours, theirs = f"train/{leaf}", f"validation/{leaf}"
             # a look at the newest numbers alone: the window is for those that differ
-            is_near = _gap(means[ours], means[theirs], stds[ours]) < self.shift / 2
-            if is_near and _factor(stds[ours], stds[theirs]) < math.sqrt(self.factor):
+            is_near = gap(means[ours], means[theirs], stds[ours]) < self.shift / 2
+            if is_near and ratio(stds[ours], stds[theirs]) < math.sqrt(self.factor):
                 continue
             finding = self._compare(history, leaf)
             if finding is not None:
@@ -98,33 +89,21 @@ class TrainValidationShift(Rule):
         train, steps = _training(history, f"train/{leaf}")
         last = {metric: history.last(f"data/{metric}") for metric in _METRICS}
         place = f"validation/{leaf}"
-        held = _Side(*(last[metric].get(place, 0.0) for metric in _METRICS))
+        held = Side(*(last[metric].get(place, 0.0) for metric in _METRICS))
         if train is None or min(train.samples, held.samples) < self.samples:
             return None
-        gap = _gap(train.mean, held.mean, train.std)
-        factor = _factor(train.std, held.std)
-        mean_noise = _gap(math.hypot(train.mean_error, held.mean_error), 0.0, train.std)
-        std_noise = math.hypot(*(_relative(side) for side in (train, held)))
-        is_moved = gap >= self.shift and gap >= self.errors * mean_noise
-        is_scaled = factor >= self.factor and math.log(factor) >= self.errors * std_noise
-        if not is_moved and not is_scaled:
+        found = difference(train, held, Limits(self.shift, self.factor, self.errors))
+        if found is None:
             return None
-        by_factor = is_scaled and (not is_moved or factor / self.factor > gap / self.shift)
-        value, threshold = (factor, self.factor) if by_factor else (gap, self.shift)
-        what = (
-            f"their standard deviations differ by a factor of {shown(value)} "
-            if by_factor
-            else f"their means differ by {shown(value)} standard deviations "
-        )
         count = f"{shown(train.samples)} and {shown(held.samples)} samples up to step {steps[1]:,}"
         return Finding(
             code=self.code,
             severity="suspect",
             message=(
-                f"Training's and validation's batches differ in tensor {leaf!r}: {what}"
-                f"(threshold {shown(threshold)}). Mean and standard deviation are "
-                f"{shown(train.mean)} and {shown(train.std)} in training, {shown(held.mean)} and "
-                f"{shown(held.std)} in validation, over {count}."
+                f"Training's and validation's batches differ in tensor {leaf!r}: "
+                f"{found.text} (threshold {shown(found.threshold)}). Mean and standard deviation "
+                f"are {shown(train.mean)} and {shown(train.std)} in training, {shown(held.mean)} "
+                f"and {shown(held.std)} in validation, over {count}."
             ),
             remedy=(
                 "Process both splits by one function, with mean and standard deviation of the "
@@ -132,18 +111,18 @@ class TrainValidationShift(Rule):
             ),
             places=(),
             steps=steps,
-            evidence=Evidence(min(value, 1e30), threshold, steps[1] - steps[0] + 1, 2),
+            evidence=Evidence(min(found.value, 1e30), found.threshold, steps[1] - steps[0] + 1, 2),
         )
 
 
-def _training(history: History, place: str) -> tuple[_Side | None, tuple[int, int]]:
+def _training(history: History, place: str) -> tuple[Side | None, tuple[int, int]]:
     """Put the newest looks at a tensor together, as if they were one."""
     looks: dict[int, list[float]] = {}
     for metric in _METRICS:
         series = history.series(f"data/{metric}", place)
         for step, value in zip(series.steps[-_LOOKS:], series.values[-_LOOKS:], strict=True):
             looks.setdefault(step, []).append(value)
-    whole = [(step, _Side(*v)) for step, v in looks.items() if len(v) == len(_METRICS)]
+    whole = [(step, Side(*v)) for step, v in looks.items() if len(v) == len(_METRICS)]
     if not whole:
         return None, (0, 0)
     sides = [side for _, side in whole]
@@ -153,23 +132,4 @@ def _training(history: History, place: str) -> tuple[_Side | None, tuple[int, in
     means = math.sqrt(sum((side.samples * side.mean_error) ** 2 for side in sides)) / samples
     stds = math.sqrt(sum((side.samples * side.std_error) ** 2 for side in sides)) / samples
     std = math.sqrt(max(0.0, squares - mean**2))
-    return _Side(mean, std, means, stds, samples), (whole[0][0], whole[-1][0])
-
-
-def _gap(one: float, other: float, std: float) -> float:
-    """Return a difference in standard deviations."""
-    if one == other:
-        return 0.0
-    return abs(one - other) / std if std > 0 else math.inf
-
-
-def _factor(one: float, other: float) -> float:
-    """Return how many times the larger one is the smaller one."""
-    low, high = sorted((one, other))
-    return 1.0 if low == high else high / low if low > 0 else math.inf
-
-
-def _relative(side: _Side) -> float:
-    """Return the relative error of a standard deviation; that of a normal one at least."""
-    least = 1 / math.sqrt(2 * side.samples)
-    return max(least, side.std_error / side.std) if side.std > 0 else least
+    return Side(mean, std, means, stds, samples), (whole[0][0], whole[-1][0])

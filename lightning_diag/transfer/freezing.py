@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_diag._compat import LightningModule, MisconfigurationException, Trainer
+from lightning_diag._compat import LightningModule, Trainer
 from lightning_diag.lr import checks
 from lightning_diag.lr.apply import Adjustment
 from lightning_diag.lr.callback import LRCallback, say
-from lightning_diag.stopping.weights import copied, put_back
 from lightning_diag.transfer import ranks
 from lightning_diag.transfer.frontier import Frontier
 from lightning_diag.transfer.groups import configured, place_of
+from lightning_diag.transfer.metric_watch import MetricWatch
 from lightning_diag.transfer.moment import Configuring
 from lightning_diag.transfer.plateau import Plateau
 from lightning_diag.transfer.timetable import Counter, Entry, Schedule, Timetable
@@ -123,7 +122,8 @@ class LayerFreezing(LRCallback):
         self.restore_best = restore_best
         self.lr_decay, self.warmup = lr_decay, warmup
         self.dropout, self.verbose = dropout, verbose
-        self._plateau = Plateau(window=window, patience=patience, min_delta=min_delta, mode=mode)
+        plateau = Plateau(window=window, patience=patience, min_delta=min_delta, mode=mode)
+        self._watch = MetricWatch(on_plateau, plateau, restore_best=restore_best)
         self._begin()
 
     def _begin(self) -> None:
@@ -132,12 +132,7 @@ class LayerFreezing(LRCallback):
         self._count = self.timetable.first
         self._forced: dict[str, bool] = {}
         self._since: dict[str, list[int]] = {}
-        self._best: dict[str, torch.Tensor] | None = None
-        self._is_waiting = False
-        # Whether there was a validation, and whether it is validations that log the metric.
-        self._has_validated = self._is_validated = False
-        self._stale: torch.Tensor | None = None
-        self._plateau.begin()
+        self._watch.begin()
         self._forget()
 
     def _forget(self) -> None:
@@ -274,51 +269,27 @@ class LayerFreezing(LRCallback):
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep in mind what the metric was: it stays there until it is logged again."""
-        if self.on_plateau is not None:
-            self._stale = trainer.callback_metrics.get(self.on_plateau)
+        """Keep in mind what the metric was."""
+        self._watch.validation_started(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask whether the metric has stopped getting better, if this validation logged it."""
-        if self.on_plateau is None or trainer.sanity_checking or self._frontier is None:
-            return
-        found = trainer.callback_metrics.get(self.on_plateau)
-        new = None if found is self._stale else found
-        self._stale, self._has_validated = None, True
-        if ranks.any_has(trainer, mine=new is not None):
-            self._is_validated = True
-            self._check(trainer, new)
+        if self._frontier is not None:
+            self._watch.validation_ended(trainer, has_more=self._has_more())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do so, where validations do not log it."""
-        if self.on_plateau is None or self._is_validated:
-            return
-        if self._has_validated or not trainer.enable_validation:
-            self._check(trainer, trainer.callback_metrics.get(self.on_plateau))
+        self._watch.epoch_ended(trainer, has_more=self._has_more())
 
-    def _check(self, trainer: Any, logged: torch.Tensor | None) -> None:
-        value = ranks.joined(trainer, None if logged is None else float(logged))
-        if value is None:
-            raise MisconfigurationException(
-                f"`on_plateau` is {self.on_plateau!r}, which nobody has logged: it must be one of "
-                f"{', '.join(sorted(trainer.callback_metrics)) or '(nothing is)'}."
-            )
-        if self._count >= self._line.count or self._is_waiting:
-            return
-        self._is_waiting = self._plateau.add(value)
-        if self._plateau.is_best and self.restore_best:
-            self._best = None  # never two copies at once
-            self._best = copied(trainer.lightning_module)
+    def _has_more(self) -> bool:
+        return self._count < self._line.count
 
     def _advance(self, trainer: Any) -> None:
         """Thaw what is due now."""
         count = max(self._count, self.timetable.due(self._now(trainer), self._line.count))
-        if self._is_waiting:
+        if self._watch.is_waiting:
             count = max(count, self._count + 1)
-            if self._best is not None:
-                put_back(trainer.lightning_module, self._best)
-            self._best, self._is_waiting = None, False
-            self._plateau.begin()
+            self._watch.end_stage(trainer)
         if count > self._count:
             self._change(trainer, count, self._forced)
 
@@ -378,10 +349,7 @@ class LayerFreezing(LRCallback):
             "count": self._count,
             "forced": dict(self._forced),
             "since": {name: list(steps) for name, steps in self._since.items()},
-            "waiting": self._is_waiting,
-            "validated": [self._has_validated, self._is_validated],
-            "plateau": self._plateau.state_dict(),
-            **({} if self._best is None else {"best": dict(self._best)}),
+            **self._watch.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -390,10 +358,7 @@ class LayerFreezing(LRCallback):
         self.stage, self._count = state_dict["stage"], state_dict["count"]
         self._forced = dict(state_dict["forced"])
         self._since = {name: list(steps) for name, steps in state_dict["since"].items()}
-        self._is_waiting = state_dict["waiting"]
-        self._has_validated, self._is_validated = state_dict["validated"]
-        self._plateau.load_state_dict(state_dict["plateau"])
-        self._best = state_dict.get("best") if self.restore_best else None
+        self._watch.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the module behind: a copy freezes nothing yet."""
